@@ -1,0 +1,20 @@
+//! PCQA: prompt-conditioned quality assessment of AI-generated images and videos.
+//!
+//! The rooms, from the bottom up; each knows only those below it:
+//!
+//! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
+//! - [`model`]: the paper's networks and the bundle that holds their weights.
+//! - [`engine`]: queue and device workers.
+//! - [`server`], [`train`] and [`client`]: one per binary, side by side.
+
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod engine;
+pub mod media;
+pub mod model;
+pub mod proto;
+pub mod server;
+pub mod text;
+pub mod train;

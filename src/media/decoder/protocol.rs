@@ -1,0 +1,1 @@
+//! Messages between the pool and a worker.

@@ -1,0 +1,23 @@
+//! The paper's networks, from u8 frames and token ids to a calibrated score, and the bundle that holds their weights.
+//! No async, no gRPC, no encoded media.
+
+pub mod backbone;
+mod bundle;
+mod ensemble;
+mod error;
+mod expert;
+mod head;
+mod manifest;
+mod text_tower;
+mod weights;
+
+pub use bundle::{Bundle, BundleFile};
+pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, LoadOptions};
+pub use error::ModelError;
+pub use expert::Expert;
+pub use manifest::{
+    Activation, Backbone, BackboneKind, Calibration, ExpertSpec, FileDigest, Manifest, Mixer, MosScale, TextSpec,
+    TextTowerSpec, Track,
+};
+pub use text_tower::TextTower;
+pub use weights::Weights;

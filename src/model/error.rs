@@ -1,0 +1,38 @@
+//! Why a bundle or a network could not be used.
+
+/// A bundle that cannot be served, or a device that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file of the bundle is missing, unreadable, surplus or corrupt.
+    #[error("{file}: {problem}")]
+    File {
+        /// Name inside the bundle.
+        file: String,
+        /// What is wrong, with the expectation.
+        problem: String,
+    },
+    /// A tensor is missing, surplus, or of another shape or type than the network needs.
+    #[error("{file}: tensor {key}: {problem}")]
+    Tensor {
+        /// Name inside the bundle.
+        file: String,
+        /// The tensor's key in the file.
+        key: String,
+        /// What is wrong, with the expectation.
+        problem: String,
+    },
+    /// A value of `bundle.toml` is missing or makes no sense.
+    #[error("bundle.toml: {key}: {problem}")]
+    Manifest {
+        /// Dotted path of the value.
+        key: String,
+        /// What is wrong, with the expectation.
+        problem: String,
+    },
+    /// Frames or prompts that do not fit the model: a fault of the calling code.
+    #[error("input: {0}")]
+    Input(String),
+    /// libtorch failed: out of memory, device lost.
+    #[error("device: {0}")]
+    Device(#[from] tch::TchError),
+}

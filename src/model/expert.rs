@@ -1,0 +1,4 @@
+//! expert
+
+/// Expert
+pub struct Expert {}

@@ -1,0 +1,4 @@
+//! text_tower
+
+/// TextTower
+pub struct TextTower {}
