@@ -1,0 +1,35 @@
+# Every target installs what it needs first (deploy/setup/setup.sh), says what it does, and may be run again.
+CARGO ?= cargo
+SETUP := deploy/setup/setup.sh
+PYTHON := .tools/bin/python
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: build
+build: ## build the four binaries into target/release
+	$(SETUP) build
+	$(CARGO) build --release --locked --bins
+
+.PHONY: demo
+demo: ## build, serve the compiled-in bundle on loopback, score photographs and clips, stop
+	$(SETUP) build demo
+	$(CARGO) build --release --locked --bins
+	deploy/demo/demo.sh target/release
+
+.PHONY: test
+test: ## run every test: unit, integration, a foreign gRPC client, the demo
+	$(SETUP) build test demo
+	$(CARGO) test --locked
+	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
+	deploy/demo/demo.sh target/debug
+
+.PHONY: lint
+lint: ## check format, clippy and the API's style
+	$(SETUP) build lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	.tools/bin/buf lint proto

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Installs what building, testing or showing pcqa needs on Debian 12, and nothing that is there already.
+#
+#   deploy/setup/setup.sh build            # system packages to build and run, libtorch
+#   deploy/setup/setup.sh test lint demo   # what those need on top
+#
+# Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
+# Without root, missing system packages are named and nothing is begun.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=deploy/setup
+cache=${PCQA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pcqa}
+
+scratch=
+trap 'rm -rf "$scratch"' EXIT
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+packages_for() {
+  case $1 in
+    build) echo make g++ pkg-config libclang1-14 libclang-common-14-dev python3 python3-venv \
+                libavcodec-dev libavformat-dev libavutil-dev libswscale-dev ;;
+    test) echo ffmpeg binutils ;;
+    lint | demo) ;;
+    *) die "unknown step $1; the steps are build, test, lint and demo" ;;
+  esac
+}
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+install_packages() {
+  local step package wanted missing=()
+  for step in "$@"; do
+    wanted=$(packages_for "$step")
+    for package in $wanted; do installed "$package" || missing+=("$package"); done
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  if [ "$(id -u)" -ne 0 ]; then
+    die "missing packages; run this, then try again:  sudo apt-get install -y --no-install-recommends ${missing[*]}"
+  fi
+  say "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+check_rust() {
+  command -v cargo >/dev/null || die "cargo is missing; install Rust (rust-version in Cargo.toml) with rustup"
+}
+
+# A virtual environment of the given name that pip runs in; PyPI is reached as pip is configured here.
+make_venv() {
+  [ -x "$1/bin/pip" ] || python3 -m venv "$1"
+}
+
+# fetch_wheels LOCK DIR: downloads exactly what LOCK pins. The wheels are for one Python and platform whatever python3
+# is here: they are unpacked, never imported.
+fetch_wheels() {
+  make_venv "$cache/pip"
+  local tags=()
+  for tag in 2_28 2_27 2_25 2_24 2_17; do tags+=(--platform "manylinux_${tag}_x86_64"); done
+  tags+=(--platform manylinux2014_x86_64)
+  "$cache/pip/bin/pip" download --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
+    --only-binary=:all: --python-version 3.11 "${tags[@]}" -d "$2" -r "$1"
+}
+
+# unpack NAME LOCK SCRIPT: leaves SCRIPT's output of LOCK's wheels in the cache, named by the lock's content.
+unpack() {
+  local name=$1 lock=$2 script=$3 out
+  out="$cache/$name-$(cat "$lock" "$script" | sha256sum | cut -c1-12)"
+  if [ ! -d "$out" ]; then
+    mkdir -p "$cache"
+    scratch=$(mktemp -d "$cache/wheels.XXXXXX")
+    say "downloading $name to $out"
+    fetch_wheels "$lock" "$scratch"
+    python3 "$script" "$scratch" "$out"
+    rm -rf "$scratch"
+  fi
+  ln -sfn "$out" ".$name"
+}
+
+install_libtorch() {
+  [ "$(uname -sm)" = "Linux x86_64" ] || die "the pinned libtorch is for Linux on x86_64"
+  if [ -n "${LIBTORCH:-}" ]; then
+    say "using LIBTORCH=$LIBTORCH"
+    return
+  fi
+  unpack libtorch $here/libtorch.lock $here/libtorch.py
+}
+
+# buf for linting the API, and a gRPC client that is not ours for testing it.
+install_tools() {
+  local venv
+  venv="$cache/tools-$(sha256sum <$here/tools.lock | cut -c1-12)"
+  if [ ! -e "$venv/complete" ]; then
+    say "installing buf and grpcio to $venv"
+    mkdir -p "$cache"
+    make_venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
+    touch "$venv/complete"
+  fi
+  ln -sfn "$venv" .tools
+}
+
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo"
+install_packages "$@"
+for step in "$@"; do
+  case $step in
+    build) check_rust; install_libtorch ;;
+    test | lint) install_tools ;;
+    demo) unpack samples $here/samples.lock $here/samples.py ;;
+  esac
+done
+say "ready: $*"
