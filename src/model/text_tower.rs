@@ -81,7 +81,9 @@ impl TextTower {
     /// Embeddings `[prompts.len(), D]` in f32, not normalised. The batch is as long as its longest prompt: attention is
     /// causal and the end of text is pooled, so what follows a prompt does not count.
     pub fn forward(&self, prompts: &[&TokenIds]) -> Result<Tensor, ModelError> {
-        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+        let Some(longest) = prompts.iter().map(|prompt| prompt.ids.len()).max() else {
+            return Err(ModelError::Input("a batch has no prompts".to_owned()));
+        };
         let mut ids = Vec::with_capacity(prompts.len() * longest);
         let mut ends = Vec::with_capacity(prompts.len());
         for (row, prompt) in prompts.iter().enumerate() {

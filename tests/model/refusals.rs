@@ -291,6 +291,7 @@ fn input_that_does_not_fit_is_refused() {
     refuse(Track::Image, &[&short], &text, "bytes long");
     refuse(Track::Image, &[&one, &one], &text, "expected [2, 44]");
 
+    assert!(matches!(network.encode_prompts(&[]), Err(ModelError::Input(_))));
     for (ids, part) in [(vec![], "0 tokens"), (vec![1; 78], "78 tokens"), (vec![49406, 49408], "token 49408")] {
         match network.encode_prompts(&[&TokenIds { ids: ids.into_boxed_slice(), truncated: false }]) {
             Err(ModelError::Input(problem)) => assert!(problem.contains(part), "{problem}"),
