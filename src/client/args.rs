@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
+use super::call::Policy;
+
 const EXAMPLES: &str = "\
 Examples:
   pcqa info
@@ -23,37 +25,42 @@ Exit status:
   3  the server cannot be reached or does not describe its model
   4  results cannot be written";
 
+// Paragraphs are one line each: clap wraps them to the terminal.
 const SCORE_HELP: &str = "\
-Images are PNG, JPEG, WebP, GIF, BMP and TIFF; videos are MP4/MOV, WebM/Matroska and AVI. The first bytes of a file
+Images are PNG, JPEG, WebP, GIF, BMP and TIFF; videos are MP4/MOV, WebM/Matroska and AVI. The first bytes of a file \
 decide, then the end of its name. A GIF of one frame is scored as an image, an animated GIF as a video.
 
-A folder is searched with its subfolders, in the order of names; hidden files and files whose names do not end like an
+A folder is searched with its subfolders, in the order of names; hidden files and files whose names do not end like an \
 image or a video are left out.
 
-A list is a .csv file with a header line or a .jsonl file, one item per line, with the columns or keys `path` and
-`prompt` and, if you like, `id`; others are ignored. Paths in a list are relative to the list. A list is checked whole
+A list is a .csv file with a header line or a .jsonl file, one item per line, with the columns or keys `path` and \
+`prompt` and, if you like, `id`; others are ignored. Paths in a list are relative to the list. A list is checked whole \
 before anything is sent.
 
-Results come in the order of the items; CSV and JSON lines are written as they come, so that a run that was killed
-leaves what was done. Columns and units:
-  mos           mean opinion score on the scale that `pcqa info` names; higher is better; not clamped
-  z             the same in standard deviations from the calibration set's mean (mean of the experts' z)
-  NAME          in the table, the z of that expert; in CSV `NAME_z` and `NAME_raw`, in JSON lines `experts`
-  disagreement  standard deviation of the experts' z; a large one says to trust the score less
+Results come in the order of the items. CSV and JSON lines are written as they come, so that a run that was killed \
+leaves what was done. Their columns, also those of the table, are:
+  mos           mean opinion score on the scale that `pcqa info` names; higher is better
+  z             the same in standard deviations from the calibration set's mean
+  BACKBONE      in the table the z of the expert with that backbone; in CSV NAME_z and NAME_raw
+                of every expert, in JSON lines `experts`
+  disagreement  standard deviation of the experts' z; large: trust the score less
   frames        frames that were scored
-  ms            milliseconds inside the server; CSV and JSON lines have every stage and the round trip
-  prompt_truncated  the end of the prompt took no part; the table marks such prompts with [truncated]
-Failed items are left out of the table; in CSV and JSON lines they are rows with `code` and `error`. CODE is the gRPC
-status, or UNREADABLE when the file could not be read here.
+  ms            milliseconds inside the server; in CSV and JSON lines for every stage
+  round_trip_ms milliseconds from sending to the answer, not in the table
+  prompt_truncated
+                the end of the prompt took no part; in the table [truncated]
+  model_version version of the model; in the table the line below it
+  code, error   why an item has no score; such items are left out of the table
+
+CODE is the gRPC status, or UNREADABLE when the file could not be read here.
 
 Examples:
   pcqa score fox.png clip.mp4 --prompt \"a red fox in the snow\"
-  pcqa score --from items.csv --output jsonl --out scores.jsonl
-  printf '%s\\n' '{\"path\": \"fox.png\", \"prompt\": \"a red fox\"}' > items.jsonl && pcqa score --from items.jsonl";
+  pcqa score --from items.csv --output jsonl --out scores.jsonl";
 
 const RANK_HELP: &str = "\
-All images travel in one call and are ranked together or not at all; the server limits their number and size (see
-`pcqa info`), which is checked before anything is sent. Of an animated GIF the first frame is ranked. In CSV and JSON
+All images travel in one call and are ranked together or not at all; the server limits their number and size (see \
+`pcqa info`), which is checked before anything is sent. Of an animated GIF the first frame is ranked. In CSV and JSON \
 lines the columns are those of `pcqa score` with `place` before them.
 
 Example:
@@ -144,6 +151,12 @@ pub(super) struct CallArgs {
     /// is followed, else the wait doubles from half a second to 30 s
     #[arg(long, value_name = "N", default_value = "5")]
     pub retries: u32,
+}
+
+impl CallArgs {
+    pub fn policy(&self) -> Policy {
+        Policy { timeout: self.timeout, retries: self.retries }
+    }
 }
 
 #[derive(Debug, Args)]

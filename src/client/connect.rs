@@ -26,9 +26,10 @@ pub struct Session {
 /// # Errors
 /// [`Error::Server`] when either fails, or when the answer lacks the model or its limits.
 pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
-    let url = &args.server;
+    let url = args.server.to_string();
+    let url = url.trim_end_matches('/');
     let fail = |problem: String| Error::Server(format!("server {url}: {problem}"));
-    let channel = Endpoint::from(url.clone())
+    let channel = Endpoint::from(args.server.clone())
         .user_agent(concat!("pcqa/", env!("CARGO_PKG_VERSION")))
         .map_err(|error| fail(call::root_cause(&error)))?
         .connect_timeout(args.connect_timeout)

@@ -24,7 +24,7 @@ pub async fn run(server: &ServerArgs, args: RankArgs) -> Result<usize, Error> {
     let session = connect::open(server).await?;
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Rank)?;
-    match rank(&session, Policy::from(&args.calls), &args.prompt, &items).await {
+    match rank(&session, args.calls.policy(), &args.prompt, &items).await {
         Ok(rows) => {
             for row in rows {
                 sink.write(row)?;

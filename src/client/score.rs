@@ -6,19 +6,13 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::args::{CallArgs, ScoreArgs, ServerArgs};
+use super::args::{ScoreArgs, ServerArgs};
 use super::call::Policy;
 use super::connect::{self, Session};
 use super::items::{self, Item};
 use super::kind::Kind;
 use super::output::{Layout, Row, Sink};
 use super::{Error, complain, list, send};
-
-impl From<&CallArgs> for Policy {
-    fn from(args: &CallArgs) -> Self {
-        Self { timeout: args.timeout, retries: args.retries }
-    }
-}
 
 /// Scores every item and writes its row. Returns how many failed.
 ///
@@ -35,8 +29,7 @@ pub async fn run(server: &ServerArgs, args: ScoreArgs) -> Result<usize, Error> {
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Score)?;
     let progress = if args.no_progress { ProgressBar::hidden() } else { progress_bar(items.len()) };
-    let failed =
-        score_all(&session, Policy::from(&args.calls), args.concurrency.get(), items, &mut sink, &progress).await;
+    let failed = score_all(&session, args.calls.policy(), args.concurrency.get(), items, &mut sink, &progress).await;
     progress.finish_and_clear();
     let failed = failed?;
     sink.finish()?;

@@ -31,14 +31,14 @@ async fn try_score(session: &Session, policy: Policy, item: &Item, kind: &mut Op
     let mut client = session.client.clone();
     let (score, round_trip) = match is {
         Kind::Image => {
-            check_length(bytes.len(), limits.max_image_bytes)?;
+            check_length(length_of(&bytes), limits.max_image_bytes)?;
             let request = ScoreImageRequest { prompt, image: bytes };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_image(request).await).await?;
             (answer.score, round_trip)
         }
         Kind::Video => {
-            check_length(bytes.len(), limits.max_video_bytes)?;
+            check_length(length_of(&bytes), limits.max_video_bytes)?;
             let request = ScoreVideoRequest { prompt, video: bytes };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_video(request).await).await?;
@@ -53,24 +53,26 @@ pub async fn read(path: &Path, limit: u64) -> Result<Bytes, Failure> {
     let unreadable = |error: std::io::Error| Failure { code: "UNREADABLE", message: error.to_string() };
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let length = file.metadata().await.map_err(unreadable)?.len();
-    if length > limit {
-        return Err(too_long(length, limit));
-    }
+    check_length(length, limit)?;
     // Pipes have no length, and files grow.
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).await.map_err(unreadable)?;
-    check_length(bytes.len(), limit)?;
+    if length_of(&bytes) > limit {
+        return Err(Failure::invalid(format!("has more than {limit} bytes, the server's limit")));
+    }
     Ok(bytes.into())
 }
 
-/// Refuses media that the server would refuse, before they travel.
-pub fn check_length(length: usize, limit: u64) -> Result<(), Failure> {
-    let length = u64::try_from(length).unwrap_or(u64::MAX);
-    if length > limit { Err(too_long(length, limit)) } else { Ok(()) }
+fn length_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-fn too_long(length: u64, limit: u64) -> Failure {
-    Failure::invalid(format!("has {length} bytes or more, the server's limit is {limit}"))
+/// Refuses media that the server would refuse, before they travel.
+fn check_length(length: u64, limit: u64) -> Result<(), Failure> {
+    if length > limit {
+        return Err(Failure::invalid(format!("has {length} bytes, the server's limit is {limit}")));
+    }
+    Ok(())
 }
 
 /// Refuses a request that the server's transport would break off.

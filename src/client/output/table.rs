@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use super::{Layout, Row, expert_names, stage_milliseconds};
 use crate::client::text::{printable, shortened};
@@ -58,14 +58,13 @@ impl Sink {
     }
 
     fn table(&self) -> Table {
-        // Experts of the other track would only be empty columns.
-        let spoke = |name: &String| self.rows.iter().any(|row| row.score.experts.iter().any(|e| e.expert == *name));
-        let experts: Vec<String> = expert_names(&self.model).into_iter().filter(spoke).collect();
+        let experts = self.expert_columns();
         let mut columns = self.text_columns().to_vec();
         let figures_from = columns.len();
         columns.extend(["MOS", "z"].map(str::to_owned));
-        columns.extend(experts.iter().map(|name| printable(name)));
+        columns.extend(experts.iter().map(|label| printable(label)));
         columns.push("disagreement".to_owned());
+        let counts_from = columns.len();
         if self.layout == Layout::Score {
             columns.extend(["frames", "ms"].map(str::to_owned));
         }
@@ -80,12 +79,43 @@ impl Sink {
             table.add_row(self.cells(row, &experts));
         }
         for (index, column) in table.column_iter_mut().enumerate() {
-            if index >= figures_from || self.layout == Layout::Rank && index == 0 {
+            let is_count = index >= counts_from || self.layout == Layout::Rank && index == 0;
+            let is_text = !is_count && index < figures_from;
+            if !is_text {
                 column.set_cell_alignment(CellAlignment::Right);
-                column.set_constraint(ColumnConstraint::ContentWidth);
             }
+            // A narrow terminal breaks titles, paths and prompts, never a figure; `-1.234` and its margins take 8.
+            column.set_constraint(match (is_text, is_count) {
+                (true, _) => ColumnConstraint::LowerBoundary(Width::Fixed(12)),
+                (_, true) => ColumnConstraint::ContentWidth,
+                _ => ColumnConstraint::LowerBoundary(Width::Fixed(8)),
+            });
         }
         table
+    }
+
+    /// Labels of the experts that spoke, in the bundle's order.
+    fn expert_columns(&self) -> Vec<String> {
+        let mut labels: Vec<String> = Vec::new();
+        for name in expert_names(&self.model) {
+            let label = self.label(&name);
+            let spoke = self.rows.iter().any(|row| row.score.experts.iter().any(|expert| expert.expert == name));
+            if spoke && !labels.contains(&label) {
+                labels.push(label);
+            }
+        }
+        labels
+    }
+
+    /// The backbone, so that images and videos share a column, where it tells the experts of each track apart; else
+    /// the expert's name.
+    fn label(&self, name: &str) -> String {
+        let experts = &self.model.experts;
+        let is_ambiguous = experts.iter().enumerate().any(|(index, one)| {
+            experts.iter().skip(index + 1).any(|other| one.track == other.track && one.backbone == other.backbone)
+        });
+        let expert = experts.iter().find(|expert| expert.name == name);
+        expert.filter(|_| !is_ambiguous).map_or(name, |expert| expert.backbone.as_str()).to_owned()
     }
 
     fn text_columns(&self) -> [String; 2] {
@@ -106,8 +136,8 @@ impl Sink {
             Layout::Rank => vec![row.place.map(|place| place.to_string()).unwrap_or_default(), row.file.clone()],
         };
         cells.extend([format!("{:.3}", score.mos), format!("{:+.3}", score.z)]);
-        for name in experts {
-            let expert = score.experts.iter().find(|expert| expert.expert == *name);
+        for label in experts {
+            let expert = score.experts.iter().find(|expert| self.label(&expert.expert) == *label);
             cells.push(expert.map(|expert| format!("{:+.3}", expert.z)).unwrap_or_default());
         }
         cells.push(format!("{:.3}", score.disagreement));
