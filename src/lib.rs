@@ -5,12 +5,12 @@
 //! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
 //! - [`model`]: the paper's networks and the bundle that holds their weights.
 //! - [`engine`]: queue and device workers.
-//! - [`server`], [`train`] and [`client`]: one per binary, side by side.
+//! - [`server`] and [`train`]: one per binary, side by side. The third, `client`, is compiled by the `pcqa` binary
+//!   itself, which must not link libtorch (`src/main.rs`).
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
-pub mod client;
 pub mod engine;
 pub mod media;
 pub mod model;
