@@ -7,6 +7,7 @@ mod frames;
 mod image;
 mod limits;
 mod resize;
+mod sniff;
 
 pub use decoder::{DecodedVideo, DecoderConfig, DecoderPool, protocol};
 pub use error::MediaError;

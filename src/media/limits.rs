@@ -1,5 +1,7 @@
 //! How much a caller may ask of a decoder.
 
+use super::MediaError;
+
 /// Limits of one encoded image. All of them are checked before pixels are decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageLimits {
@@ -22,6 +24,34 @@ pub struct VideoLimits {
     pub max_frames: u64,
     /// Most frames that are chosen and returned (16 in the paper).
     pub max_frames_used: u32,
+}
+
+impl ImageLimits {
+    /// Refuses what is empty or too long.
+    pub(super) fn check_bytes(&self, bytes: usize) -> Result<(), MediaError> {
+        let bytes = bytes as u64;
+        match bytes {
+            0 => Err(MediaError::Empty),
+            _ if bytes > self.max_bytes => Err(MediaError::TooManyBytes { bytes, limit: self.max_bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a size that has no pixels or too many.
+    pub(super) fn check_size(&self, width: u32, height: u32) -> Result<(), MediaError> {
+        if width == 0 || height == 0 {
+            return Err(MediaError::ZeroSized { width, height });
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return Err(MediaError::TooManyPixels { width, height, limit: self.max_pixels });
+        }
+        Ok(())
+    }
+
+    /// Bytes that a decoder may hold at once: 16 per pixel (RGBA at 16 bits and a copy of it), and 16 MiB for tables.
+    pub(super) fn max_memory(&self) -> u64 {
+        self.max_pixels.saturating_mul(16).saturating_add(16 << 20)
+    }
 }
 
 impl Default for ImageLimits {
