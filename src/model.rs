@@ -3,6 +3,7 @@
 
 pub mod backbone;
 mod bundle;
+mod demo;
 mod ensemble;
 mod error;
 mod expert;
@@ -11,7 +12,9 @@ mod manifest;
 mod text_tower;
 mod weights;
 
+pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleFile};
+pub(crate) use demo::TOKENIZER;
 pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, LoadOptions};
 pub use error::ModelError;
 pub use expert::Expert;
