@@ -14,8 +14,10 @@ const PICTURES: u64 = 64;
 const CLIPS: u64 = 16;
 const BATCH: usize = 16;
 
-/// Statistics of every expert for one setting; `dtypes` are those that they are said to hold for.
-pub(super) fn measure(bundle: &Bundle, tta: bool, dtypes: &[&str]) -> anyhow::Result<Vec<Calibration>> {
+/// Statistics of every expert with or without test-time augmentation, measured in f32. They are said to hold for bf16
+/// too: measured there, the demo's means differ by less than 0.005 sigma and its sigmas by 1.2 %, within the 2e-2 that
+/// bf16 is allowed; but a processor without bf16 instructions takes minutes to find that out.
+pub(super) fn measure(bundle: &Bundle, tta: bool) -> anyhow::Result<Vec<Calibration>> {
     let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, tta };
     let ensemble = Ensemble::load(bundle, options)?;
     let tokenizer = trial::tokenizer(bundle)?;
@@ -41,7 +43,7 @@ pub(super) fn measure(bundle: &Bundle, tta: bool, dtypes: &[&str]) -> anyhow::Re
                 expert: expert.name.clone(),
                 tta,
                 input_size: expert.input_size,
-                dtypes: dtypes.iter().map(|&name| name.to_owned()).collect(),
+                dtypes: [Dtype::F32, Dtype::Bf16].map(|dtype| dtype.name().to_owned()).into(),
                 mu: rounded(mu),
                 sigma: rounded(sigma),
             })
