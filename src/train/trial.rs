@@ -19,7 +19,7 @@ pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
         let text = ensemble.encode_prompts(&[&prompt])?;
         let tracks: BTreeSet<Track> = bundle.manifest().experts.iter().map(|expert| expert.track).collect();
         for track in tracks {
-            let frames = grey(bundle, track);
+            let frames = grey(track, bundle.manifest().max_frames, &ensemble.sides(track));
             ensemble.score(track, &[&frames], &text)?;
         }
     }
@@ -43,11 +43,9 @@ fn settings(bundle: &Bundle) -> Vec<(bool, Dtype)> {
     ttas.into_iter().map(|tta| (tta, dtype(tta))).collect()
 }
 
-/// A grey image, or a grey clip of two frames, at every side that the track's experts take.
-fn grey(bundle: &Bundle, track: Track) -> Frames {
-    let count = if track == Track::Video { bundle.manifest().max_frames.min(2) } else { 1 };
-    let experts = bundle.manifest().experts.iter().filter(|expert| expert.track == track);
-    let sides: BTreeSet<u32> = experts.map(|expert| expert.input_size).collect();
+/// A grey image, or a grey clip of two frames, at every side.
+fn grey(track: Track, max_frames: u32, sides: &[u32]) -> Frames {
+    let count = if track == Track::Video { max_frames.min(2) } else { 1 };
     let stack = |side: u32| FrameStack { side, rgb: vec![128; count as usize * (side * side * 3) as usize] };
-    Frames { count, stacks: sides.into_iter().map(stack).collect() }
+    Frames { count, stacks: sides.iter().copied().map(stack).collect() }
 }
