@@ -42,7 +42,7 @@ fn edited(edit: impl FnOnce(&mut Table)) -> String {
     table.to_string()
 }
 
-/// The value at a dotted path, with numbers for places in lists.
+/// The value at a path of keys and, in lists, places, with slashes between them.
 fn at<'a>(table: &'a mut Table, path: &str) -> &'a mut Value {
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     rest.split('/').filter(|step| !step.is_empty()).fold(&mut table[first], |value, step| match step.parse::<usize>() {
