@@ -3,6 +3,7 @@
 
 pub mod backbone;
 mod bundle;
+mod demo;
 mod ensemble;
 mod error;
 mod expert;
@@ -12,7 +13,9 @@ mod ops;
 mod text_tower;
 mod weights;
 
+pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleFile};
+pub(crate) use demo::TOKENIZER;
 pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, LoadOptions, ViewTrace};
 pub use error::ModelError;
 pub use expert::Expert;

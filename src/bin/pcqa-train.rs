@@ -1,1 +1,140 @@
-fn main() {}
+//! `pcqa-train`: makes bundles.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use pcqa::model::Bundle;
+use pcqa::train::{Preset, assemble, describe, synthesise};
+
+/// Makes and looks at the bundles that pcqa-server serves.
+///
+/// Exits with 0 when done, 1 when something failed, 2 for wrong arguments.
+#[derive(Parser)]
+#[command(name = "pcqa-train", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Assemble a bundle from weights with upstream's names and a description of them.
+    #[command(after_help = DESCRIPTION)]
+    Bundle {
+        /// TOML file that describes the bundle; see below.
+        #[arg(long, value_name = "FILE")]
+        spec: PathBuf,
+        /// Directory to write; it appears only when every network has been loaded and has scored.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Replace a bundle that is there already.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print what a bundle is, after checking it as the server would.
+    Inspect {
+        /// Directory of the bundle.
+        #[arg(value_name = "DIR", required_unless_present = "demo", conflicts_with = "demo")]
+        directory: Option<PathBuf>,
+        /// The bundle that is compiled in.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Write a bundle of made-up, untrained weights, to try and to measure the service with.
+    Synth {
+        /// Sizes of the networks.
+        #[arg(long, value_enum, default_value_t = Preset::Demo)]
+        preset: Preset,
+        /// Every seed gives other weights, the same seed always the same.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Directory to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Replace a bundle that is there already.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
+
+    schema = 1
+    name = "my-judge"
+    version = "1"
+    trained = true
+    licence = "Apache-2.0"
+    provenance = "fine-tuned on ..."
+    max_frames = 16               # most frames of a video, 1 to 64
+
+    [mos]                         # mos = mean + std * z
+    dataset = "AIGIQA-20K"
+    mean = 2.93
+    std = 0.71
+    min = 1.0
+    max = 5.0
+
+    [text]
+    tokenizer = "clip/tokenizer.json"
+    context_length = 77
+    l2_norm = true
+    [[text.towers]]               # concatenated in this order
+    name = "eva"
+    weights = "eva02_large_patch14_clip_224/open_clip_model.safetensors"
+    activation = "gelu"           # gelu | quick_gelu
+    # heads = 12                  # default: width / 64
+
+    [[experts]]
+    name = "image_convnext"
+    track = "image"               # image | video
+    head = "heads/image_convnext.safetensors"
+    input_size = 448
+    mixer = "concat"              # concat | dot
+    # temporal_activation = "relu", adapter_activation = "none", head_activation = "gelu"
+    [experts.backbone]
+    kind = "convnext"             # convnext | efficientvit | eva02
+    weights = "convnext_small.fb_in22k_ft_in1k_384/model.safetensors"
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+    # heads, rope_reference       # eva02 only; default: width / 64, 16
+
+    [[calibration]]               # one per expert and setting that will be served
+    expert = "image_convnext"
+    tta = false
+    input_size = 448
+    dtypes = ["f32", "bf16"]
+    mu = 0.05
+    sigma = 0.5
+
+The bundle gets its own copies of all files, under its own names, and their SHA-256."#;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(bundle) => match describe(&bundle) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Bundle> {
+    match command {
+        Command::Bundle { spec, out, force } => assemble(&spec, &out, force),
+        Command::Inspect { directory: Some(directory), .. } => {
+            Bundle::open(&directory).with_context(|| directory.display().to_string())
+        }
+        Command::Inspect { directory: None, .. } => Ok(Bundle::demo()?),
+        Command::Synth { preset, seed, out, force } => synthesise(preset, seed, &out, force),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("pcqa-train: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,13 +1,42 @@
-//! A bundle on disk or compiled in: manifest, files, and the checks that make it fit to serve.
+//! A bundle on disk or compiled in: manifest, files, and the checks that make it fit to serve. What the tensors are is
+//! checked by the networks that take them.
 
+mod digest;
+mod directory;
+
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{Manifest, ModelError};
+use memmap2::Mmap;
+
+use self::digest::sha256;
+use super::{Manifest, ModelError, demo};
+
+/// Name of the manifest in a bundle's directory.
+pub(crate) const MANIFEST: &str = "bundle.toml";
+
+/// Bytes that stay where they are for as long as somebody holds them.
+#[derive(Debug, Clone)]
+enum Contents {
+    Mapped(Arc<Mmap>),
+    Compiled(&'static [u8]),
+}
+
+impl Contents {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Compiled(bytes) => bytes,
+        }
+    }
+}
 
 /// One file of a bundle, mapped or compiled in.
+#[derive(Debug, Clone)]
 pub struct BundleFile {
     name: String,
-    bytes: &'static [u8],
+    contents: Contents,
 }
 
 impl BundleFile {
@@ -18,25 +47,54 @@ impl BundleFile {
 
     /// Contents.
     pub fn bytes(&self) -> &[u8] {
-        self.bytes
+        self.contents.bytes()
+    }
+}
+
+impl AsRef<[u8]> for BundleFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 
 /// A checked bundle.
+#[derive(Debug, Clone)]
 pub struct Bundle {
     manifest: Manifest,
+    digest: String,
+    files: BTreeMap<String, Contents>,
 }
 
 impl Bundle {
-    /// Opens the bundle in `directory`: reads and checks the manifest, and every file's length and SHA-256.
+    /// Opens the bundle in `directory`: reads and checks the manifest, and every file's length and SHA-256. All bytes
+    /// are read once, on as many threads as there are processors.
+    ///
+    /// Beside the manifest and the files that it lists, the directory may hold hidden files, `lost+found`, `*.md`, and
+    /// files whose names start with LICENSE, LICENCE, COPYING or NOTICE; they are not looked at. Anything else is
+    /// refused. Files may be symbolic links, as model caches and mounted volumes have them.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
-        let _ = directory;
-        todo!()
+        let text = directory::read_manifest(directory)?;
+        let manifest = checked(&text)?;
+        directory::refuse_surplus(directory, &manifest)?;
+        let mut files = BTreeMap::new();
+        for (name, expected) in &manifest.files {
+            files.insert(name.clone(), Contents::Mapped(Arc::new(directory::map(directory, name, expected.bytes)?)));
+        }
+        Self::verified(&text, manifest, files)
     }
 
     /// The bundle that is compiled into the binaries.
     pub fn demo() -> Result<Self, ModelError> {
-        todo!()
+        let mut files: BTreeMap<String, Contents> =
+            demo::FILES.iter().map(|(name, bytes)| ((*name).to_owned(), Contents::Compiled(bytes))).collect();
+        let manifest = checked(demo::MANIFEST)?;
+        files.retain(|name, _| manifest.files.contains_key(name));
+        Self::verified(demo::MANIFEST, manifest, files)
+    }
+
+    fn verified(text: &str, manifest: Manifest, files: BTreeMap<String, Contents>) -> Result<Self, ModelError> {
+        digest::verify(&manifest.files, |name| files.get(name).map(Contents::bytes))?;
+        Ok(Self { manifest, digest: sha256(text.as_bytes()), files })
     }
 
     /// The manifest.
@@ -46,18 +104,21 @@ impl Bundle {
 
     /// SHA-256 of `bundle.toml`, which holds those of all other files: 64 lower-case hexadecimal digits.
     pub fn digest(&self) -> &str {
-        todo!()
+        &self.digest
     }
 
     /// One file by its name in the manifest.
     pub fn file(&self, name: &str) -> Result<BundleFile, ModelError> {
-        let _ = name;
-        todo!()
+        match self.files.get(name) {
+            Some(contents) => Ok(BundleFile { name: name.to_owned(), contents: contents.clone() }),
+            None => Err(ModelError::File { file: name.to_owned(), problem: "is not listed in [files]".to_owned() }),
+        }
     }
 }
 
-impl AsRef<[u8]> for BundleFile {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
-    }
+fn checked(text: &str) -> Result<Manifest, ModelError> {
+    let manifest = Manifest::parse(text)?;
+    manifest.check_values()?;
+    manifest.check_files()?;
+    Ok(manifest)
 }

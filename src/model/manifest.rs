@@ -1,5 +1,7 @@
 //! `bundle.toml`: everything about a bundle that its tensors do not say by their shapes.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

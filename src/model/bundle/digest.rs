@@ -1,0 +1,69 @@
+//! Lengths and SHA-256 of a bundle's files.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use sha2::{Digest, Sha256};
+
+use crate::model::{FileDigest, ModelError};
+
+/// SHA-256 as 64 lower-case hexadecimal digits.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}
+
+/// Compares every file with what the manifest says of it; the first wrong one by name is reported.
+pub(super) fn verify<'a>(
+    expected: &BTreeMap<String, FileDigest>,
+    bytes_of: impl Fn(&str) -> Option<&'a [u8]>,
+) -> Result<(), ModelError> {
+    let mut files = Vec::new();
+    for (name, digest) in expected {
+        let bytes = bytes_of(name).ok_or_else(|| wrong(name, "is missing".to_owned()))?;
+        check_length(name, bytes.len() as u64, digest.bytes)?;
+        files.push((name, bytes, digest));
+    }
+    let found = in_parallel(&files, |(_, bytes, _)| sha256(bytes));
+    for ((name, _, digest), found) in files.iter().zip(found) {
+        if found != digest.sha256 {
+            return Err(wrong(name, format!("has SHA-256 {found}, expected {}", digest.sha256)));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a file whose length is not the one in the manifest.
+pub(super) fn check_length(name: &str, found: u64, expected: u64) -> Result<(), ModelError> {
+    if found == expected { Ok(()) } else { Err(wrong(name, format!("has {found} bytes, expected {expected}"))) }
+}
+
+/// `work` of every item, in their order. Files differ in size a thousandfold, so threads take the next one when free.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(i) else { return done };
+            done.push((i, work(item)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(take)).collect();
+        let mut all = take();
+        for helper in helpers {
+            match helper.join() {
+                Ok(done) => all.extend(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all.sort_by_key(|(i, _)| *i);
+        all.into_iter().map(|(_, result)| result).collect()
+    })
+}
+
+fn wrong(name: &str, problem: String) -> ModelError {
+    ModelError::File { file: name.to_owned(), problem }
+}

@@ -1,0 +1,51 @@
+//! Whether a bundle can really be served: every network loaded, and one item of each track scored.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use tch::Device;
+
+use crate::media::{FrameStack, Frames};
+use crate::model::{Bundle, Dtype, Ensemble, LoadOptions, Track};
+use crate::text::Tokenizer;
+
+/// Loads `bundle` on the CPU with and without test-time augmentation, as its calibration says, in f32 where that is
+/// calibrated, and scores a grey item with each.
+pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
+    let tokenizer = tokenizer(bundle)?;
+    let prompt = tokenizer.encode("a photo of a cat");
+    for (tta, dtype) in settings(bundle) {
+        let ensemble = Ensemble::load(bundle, LoadOptions { device: Device::Cpu, dtype, tta })?;
+        let text = ensemble.encode_prompts(&[&prompt])?;
+        let tracks: BTreeSet<Track> = bundle.manifest().experts.iter().map(|expert| expert.track).collect();
+        for track in tracks {
+            let frames = grey(track, bundle.manifest().max_frames, &ensemble.sides(track));
+            ensemble.score(track, &[&frames], &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bundle's tokenizer.
+pub(super) fn tokenizer(bundle: &Bundle) -> anyhow::Result<Tokenizer> {
+    let text = &bundle.manifest().text;
+    let file = bundle.file(&text.tokenizer)?;
+    Tokenizer::from_json(file.bytes(), text.context_length).with_context(|| text.tokenizer.clone())
+}
+
+fn settings(bundle: &Bundle) -> Vec<(bool, Dtype)> {
+    let calibration = &bundle.manifest().calibration;
+    let ttas: BTreeSet<bool> = calibration.iter().map(|entry| entry.tta).collect();
+    let dtype = |tta| {
+        let f32_too = calibration.iter().any(|entry| entry.tta == tta && entry.dtypes.iter().any(|name| name == "f32"));
+        if f32_too { Dtype::F32 } else { Dtype::Bf16 }
+    };
+    ttas.into_iter().map(|tta| (tta, dtype(tta))).collect()
+}
+
+/// A grey image, or a grey clip of two frames, at every side.
+fn grey(track: Track, max_frames: u32, sides: &[u32]) -> Frames {
+    let count = if track == Track::Video { max_frames.min(2) } else { 1 };
+    let stack = |side: u32| FrameStack { side, rgb: vec![128; count as usize * (side * side * 3) as usize] };
+    Frames { count, stacks: sides.iter().copied().map(stack).collect() }
+}
