@@ -34,7 +34,7 @@ pub struct DecoderConfig {
     pub program: PathBuf,
     /// Worker processes, and so videos decoded at once.
     pub workers: usize,
-    /// Address space of one worker in bytes, FFmpeg's libraries (some 300 MiB) included.
+    /// Address space of one worker in bytes, FFmpeg's libraries (some 200 MiB) included.
     pub max_memory: u64,
     /// Limits of every video.
     pub limits: VideoLimits,
@@ -106,9 +106,7 @@ impl DecoderPool {
         let bytes = video.len() as u64;
         match bytes {
             0 => Err(MediaError::Empty),
-            _ if bytes > self.limits.max_bytes => {
-                Err(MediaError::TooManyBytes { bytes, limit: self.limits.max_bytes })
-            }
+            _ if bytes > self.limits.max_bytes => Err(MediaError::TooManyBytes { bytes, limit: self.limits.max_bytes }),
             _ => Ok(()),
         }
     }
@@ -158,9 +156,7 @@ impl DecoderPool {
         let VideoLimits { max_pixels, max_seconds, max_frames, .. } = self.limits;
         match refusal {
             Refusal::UnknownFormat => MediaError::UnknownFormat { expected: FORMATS },
-            Refusal::TooManyPixels { width, height } => {
-                MediaError::TooManyPixels { width, height, limit: max_pixels }
-            }
+            Refusal::TooManyPixels { width, height } => MediaError::TooManyPixels { width, height, limit: max_pixels },
             Refusal::TooLong { seconds } => MediaError::TooLong { seconds, limit: max_seconds },
             Refusal::TooManyFrames => MediaError::TooManyFrames { limit: max_frames },
             Refusal::NoVideoStream => MediaError::NoVideoStream,

@@ -60,8 +60,11 @@ fn playlists_are_no_containers() {
 #[test]
 fn truncated_and_damaged_files_of_each_container() {
     let names = ["clip.mp4", "clip.mov", "clip.mkv", "clip.avi"];
-    let faststart = Clip::make("first.mp4", &format!("{TINY} -movflags +faststart"));
-    let clips = names.map(|name| Clip::make(name, TINY)).into_iter().chain([faststart]);
+    let others = [
+        Clip::make("first.mp4", &format!("{TINY} -movflags +faststart")),
+        Clip::make("clip.gif", "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1"),
+    ];
+    let clips = names.map(|name| Clip::make(name, TINY)).into_iter().chain(others);
     for clip in clips {
         let name = clip.path.display();
         for part in [1, 5, 9] {

@@ -11,8 +11,7 @@ fn libraries(binary: &str) -> String {
 #[test]
 fn only_the_decoder_links_ffmpeg() {
     assert!(libraries(env!("CARGO_BIN_EXE_pcqa-decoder")).contains("libavcodec"));
-    let others =
-        [env!("CARGO_BIN_EXE_pcqa-server"), env!("CARGO_BIN_EXE_pcqa"), env!("CARGO_BIN_EXE_pcqa-train")];
+    let others = [env!("CARGO_BIN_EXE_pcqa-server"), env!("CARGO_BIN_EXE_pcqa"), env!("CARGO_BIN_EXE_pcqa-train")];
     for binary in others {
         let libraries = libraries(binary);
         for name in ["libav", "libsw"] {

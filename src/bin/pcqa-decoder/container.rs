@@ -5,11 +5,10 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use pcqa::media::protocol::Refusal;
+use crate::shared::protocol::Refusal;
 
 /// First boxes of an ISO base media or QuickTime file.
-const FIRST_BOXES: [&[u8; 4]; 9] =
-    [b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"];
+const FIRST_BOXES: [&[u8; 4]; 9] = [b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"];
 
 /// Boxes that hold media: when one of them runs past the end of the file, media is missing.
 const MEDIA_BOXES: [&[u8; 4]; 3] = [b"mdat", b"moov", b"moof"];
@@ -36,7 +35,7 @@ pub fn check(mut video: &File) -> Result<(), Refusal> {
         let size = u64::from(u32_le(tag(4..8)));
         size == 0 || size == u64::from(u32::MAX) || size + 8 <= length
     } else if tag(0..6) == b"GIF87a" || tag(0..6) == b"GIF89a" {
-        true
+        is_gif_complete(video, length).is_some()
     } else {
         return Err(Refusal::UnknownFormat);
     };
@@ -91,6 +90,35 @@ fn element_size(video: &File, at: u64, length: u64) -> Option<(Option<u64>, u64)
     }
     let unknown = value == (1 << (7 * bytes)) - 1;
     Some(((!unknown).then_some(value), at + u64::from(bytes)))
+}
+
+/// Walks the blocks up to the trailer; nothing where the file ends before it.
+fn is_gif_complete(video: &File, length: u64) -> Option<()> {
+    let color_table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let [flags] = read::<1>(video, 10, length)?;
+    let mut at = 13 + color_table(flags);
+    loop {
+        let [block] = read::<1>(video, at, length)?;
+        at = match block {
+            // An extension and its label.
+            0x21 => at + 2,
+            // An image: its descriptor, its colours, the size of its codes.
+            0x2c => {
+                let [flags] = read::<1>(video, at + 9, length)?;
+                at + 11 + color_table(flags)
+            }
+            // The trailer, or damage: FFmpeg's to judge.
+            _ => return Some(()),
+        };
+        // Sub-blocks up to an empty one.
+        loop {
+            let [size] = read::<1>(video, at, length)?;
+            at += 1 + u64::from(size);
+            if size == 0 {
+                break;
+            }
+        }
+    }
 }
 
 fn read<const N: usize>(video: &File, at: u64, length: u64) -> Option<[u8; N]> {

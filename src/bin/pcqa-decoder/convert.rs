@@ -1,10 +1,10 @@
 //! Decoded frames to upright packed RGB, with the numbers that ffmpeg's command line gives.
 
+use crate::shared::protocol::Refusal;
 use ffmpeg_next::color;
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 use ffmpeg_next::software::scaling::{Context, Flags};
-use pcqa::media::protocol::Refusal;
 
 use crate::demux::refusal;
 use crate::ffi;
@@ -45,18 +45,18 @@ impl Converter {
     /// Converts one frame. As on ffmpeg's command line, frames are turned before their colours are converted.
     pub fn convert(&mut self, frame: &frame::Video) -> Result<Picture, Refusal> {
         if self.orientation.is_upright() {
-            return self.to_rgb(frame);
+            return self.packed_rgb(frame);
         }
         if let Some(turned) = self.orientation.turn_planes(frame)? {
-            return self.to_rgb(&turned);
+            return self.packed_rgb(&turned);
         }
-        let picture = self.to_rgb(frame)?;
+        let picture = self.packed_rgb(frame)?;
         let (width, height) = self.orientation.size(picture.width, picture.height);
         let rgb = self.orientation.turn_rgb(&picture.rgb, picture.width, picture.height);
         Ok(Picture { width, height, rgb })
     }
 
-    fn to_rgb(&mut self, frame: &frame::Video) -> Result<Picture, Refusal> {
+    fn packed_rgb(&mut self, frame: &frame::Video) -> Result<Picture, Refusal> {
         let (width, height) = (frame.width(), frame.height());
         let mut output = frame::Video::new(Pixel::RGB24, width, height);
         if output.planes() == 0 {

@@ -4,10 +4,10 @@
 //! only the parts of the clip that lead to a chosen frame are decoded (`plan.rs`), and every one of those parts must
 //! give exactly the frames that it should; at the first disagreement the whole clip is decoded after all.
 
+use crate::shared::frames::sample_indices;
+use crate::shared::protocol::{Refusal, Request};
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, decoder, frame};
-use pcqa::media::protocol::{Refusal, Request};
-use pcqa::media::sample_indices;
 
 use crate::convert::Converter;
 use crate::demux::{Clip, DECODERS, refusal};

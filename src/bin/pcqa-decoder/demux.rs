@@ -3,12 +3,12 @@
 
 use std::fs::File;
 
+use crate::shared::protocol::{Refusal, Request};
 use ffmpeg_next::codec::Parameters;
 use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, Stream, format, media};
-use pcqa::media::protocol::{Refusal, Request};
 
 use crate::ffi;
 use crate::orientation::Orientation;

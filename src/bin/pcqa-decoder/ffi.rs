@@ -3,9 +3,7 @@
 
 use std::io;
 
-use ffmpeg_next::ffi::{
-    AV_PKT_FLAG_DISCARD, sws_getCoefficients, sws_getColorspaceDetails, sws_setColorspaceDetails,
-};
+use ffmpeg_next::ffi::{AV_PKT_FLAG_DISCARD, sws_getCoefficients, sws_getColorspaceDetails, sws_setColorspaceDetails};
 use ffmpeg_next::packet::Ref;
 use ffmpeg_next::software::scaling::Context;
 use ffmpeg_next::{Packet, color};

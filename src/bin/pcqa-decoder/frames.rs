@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use pcqa::media::{protocol::Refusal, resize};
+use crate::shared::protocol::Refusal;
+use crate::shared::resize::resize;
 
 use crate::convert::Picture;
 
@@ -26,11 +27,7 @@ impl ChosenFrames {
     pub fn put(&mut self, place: usize, picture: &Picture) {
         let begun = Instant::now();
         if let Some(frame) = self.frames.get_mut(place) {
-            *frame = self
-                .sides
-                .iter()
-                .map(|&side| resize(&picture.rgb, picture.width, picture.height, side))
-                .collect();
+            *frame = self.sides.iter().map(|&side| resize(&picture.rgb, picture.width, picture.height, side)).collect();
         }
         self.resizing += begun.elapsed();
     }

@@ -1,6 +1,6 @@
 //! The sandboxed decoder worker: hostile video in, at most a few small RGB frames out. The only place that links FFmpeg.
 //!
-//! It speaks [`pcqa::media::protocol`] over the socket that is its standard input, one request at a time, and ends when
+//! It speaks [`shared::protocol`] over the socket that is its standard input, one request at a time, and ends when
 //! the other end is closed. Started by the pool of `pcqa-server`, never by hand but for `--self-test`.
 
 #![deny(unsafe_code)]
@@ -16,6 +16,17 @@ mod orientation;
 mod plan;
 mod sandbox;
 mod serve;
+
+/// What the pool and a worker have in common, compiled in: linking the library would bring libtorch along, hundreds of
+/// megabytes in the address space of every worker.
+#[path = "../../media"]
+#[allow(dead_code, reason = "each side uses a part")]
+mod shared {
+    pub mod frames;
+    #[path = "decoder/protocol.rs"]
+    pub mod protocol;
+    pub mod resize;
+}
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 
-use pcqa::media::protocol::Refusal;
+use crate::shared::protocol::Refusal;
 
 /// First transpose (swap x and y), then mirror. The default leaves frames as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::shared::frames::sample_indices;
 use ffmpeg_next::Packet;
 use ffmpeg_next::codec::{Id, packet::side_data};
-use pcqa::media::sample_indices;
 
 use crate::demux::{Clip, is_discarded};
 use crate::h26x::{self, PacketKind};

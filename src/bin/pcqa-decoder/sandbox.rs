@@ -10,7 +10,9 @@ use std::process::{Command, ExitCode};
 
 use rlimit::Resource;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 
 use crate::ffi;
 

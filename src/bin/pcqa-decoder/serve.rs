@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
-use pcqa::media::protocol::{MAX_MESSAGE, Refusal, Reply, Request};
+use crate::shared::protocol::{MAX_MESSAGE, Refusal, Reply, Request};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use crate::frames::ChosenFrames;
