@@ -1,0 +1,118 @@
+//! What this process gives up before it sees a byte of media: memory and CPU time without end, other files, the
+//! network, new programs and new privileges. It keeps the socket to the pool and what the pool sends over it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
+
+use rlimit::Resource;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::ffi;
+
+/// CPU seconds of the whole life of the process; the pool replaces it long before.
+const MAX_CPU_SECONDS: u64 = 3600;
+
+/// Standard streams, two memory files and their copies.
+const MAX_FILES: u64 = 16;
+
+/// What decoding takes: memory, its own files and the socket, time, and dying. Everything else fails with EPERM, `open`
+/// and `socket` among it. Where a call takes a descriptor, only the socket and the memory files exist.
+const ALLOWED: &[libc::c_long] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_close,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Closes the sandbox around this process; there is no way back.
+pub fn close(max_memory: u64) -> Result<(), String> {
+    let step = |what: &'static str| move |error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
+    ffi::close_inherited_files().map_err(|error| step("close inherited files")(&error))?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| step("tie its life to the server")(&error))?;
+    set_limits(max_memory).map_err(|error| step("limit its resources")(&error))?;
+    let filter = filter().map_err(|error| step("build the seccomp filter")(&error))?;
+    // Sets no_new_privs as well.
+    seccompiler::apply_filter(&filter).map_err(|error| step("apply the seccomp filter")(&error))
+}
+
+fn set_limits(max_memory: u64) -> io::Result<()> {
+    let limits = [
+        (Resource::AS, max_memory),
+        (Resource::FSIZE, max_memory),
+        (Resource::CPU, MAX_CPU_SECONDS),
+        (Resource::NOFILE, MAX_FILES),
+        (Resource::CORE, 0),
+    ];
+    limits.iter().try_for_each(|(resource, most)| resource.set(*most, *most))
+}
+
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
+    // Memory never becomes executable: no code of an attacker's own.
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let not_executable =
+            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?;
+        rules.insert(call, vec![SeccompRule::new(vec![not_executable])?]);
+    }
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    SeccompFilter::new(rules, refused, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+/// Tries what the sandbox must refuse, prints one line each and fails if anything went through.
+pub fn self_test(closed: Result<(), String>) -> ExitCode {
+    if let Err(reason) = closed {
+        println!("sandbox: {reason}");
+        return ExitCode::FAILURE;
+    }
+    let attempts: [(&str, io::Result<()>); 6] = [
+        ("open a file", File::open("/etc/passwd").map(drop)),
+        ("create a file", File::create("/tmp/pcqa-decoder-self-test").map(drop)),
+        ("open a network socket", UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ("open a unix socket", UnixStream::pair().map(drop)),
+        ("start a program", Command::new("/bin/true").spawn().map(drop)),
+        ("start a thread", std::thread::Builder::new().spawn(|| {}).map(drop)),
+    ];
+    let mut held = true;
+    for (name, outcome) in attempts {
+        let refused = matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
+        println!("{name}: {}", if refused { "refused".into() } else { format!("not refused ({outcome:?})") });
+        held &= refused;
+    }
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
