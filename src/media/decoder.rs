@@ -19,6 +19,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use self::pool::Places;
 use self::process::Silence;
 use self::protocol::{MAX_REASON, Refusal, Reply, Request};
+use super::sniff::{Kind, sniff};
 use super::{FrameStack, Frames, MediaError, VideoLimits};
 
 const FORMATS: &str = "MP4, MOV, WebM, MKV, AVI or GIF";
@@ -70,6 +71,7 @@ impl DecoderPool {
     pub fn decode(&self, video: &[u8], sides: &[u32], deadline: Instant) -> Result<DecodedVideo, MediaError> {
         let begun = Instant::now();
         self.check_size(video)?;
+        check_kind(video)?;
         let capacity = self.output_capacity(sides)?;
 
         let too_late = || MediaError::Deadline { waited: begun.elapsed() };
@@ -163,6 +165,16 @@ impl DecoderPool {
             Refusal::TooMuchMemory => MediaError::TooMuchMemory { limit: self.max_memory },
             Refusal::Corrupt { reason } => corrupt(&reason),
         }
+    }
+}
+
+/// Refuses pictures by name; what else is no video, a worker finds out.
+fn check_kind(video: &[u8]) -> Result<(), MediaError> {
+    match sniff(video) {
+        Some(kind @ (Kind::Png | Kind::Jpeg | Kind::WebP | Kind::Bmp | Kind::Tiff | Kind::Avif | Kind::Heic)) => {
+            Err(MediaError::WrongKind { found: kind.name().into(), expected: FORMATS })
+        }
+        _ => Ok(()),
     }
 }
 

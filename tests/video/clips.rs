@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::decode;
 
-/// A clip in a file, upright size in pixels.
+/// A clip in a file.
 pub struct Clip {
     pub path: PathBuf,
     pub bytes: Vec<u8>,

@@ -46,6 +46,14 @@ fn no_video_at_all() {
 }
 
 #[test]
+fn pictures_are_no_videos() {
+    for (name, found) in [("still.png", "a PNG image"), ("still.jpg", "a JPEG image"), ("still.bmp", "a BMP image")] {
+        let still = Clip::make(name, "-f lavfi -i testsrc2=size=64x64 -frames:v 1");
+        assert!(matches!(refusal(&still.bytes), MediaError::WrongKind { found: is, .. } if is == found), "{name}");
+    }
+}
+
+#[test]
 fn playlists_are_no_containers() {
     let playlists = [
         "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
