@@ -8,13 +8,15 @@ mod error;
 mod expert;
 mod head;
 mod manifest;
+mod ops;
 mod text_tower;
 mod weights;
 
 pub use bundle::{Bundle, BundleFile};
-pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, LoadOptions};
+pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, LoadOptions, ViewTrace};
 pub use error::ModelError;
 pub use expert::Expert;
+pub use head::{Head, HeadTrace};
 pub use manifest::{
     Activation, Backbone, BackboneKind, Calibration, ExpertSpec, FileDigest, Manifest, Mixer, MosScale, TextSpec,
     TextTowerSpec, Track,

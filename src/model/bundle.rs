@@ -55,3 +55,9 @@ impl Bundle {
         todo!()
     }
 }
+
+impl AsRef<[u8]> for BundleFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}

@@ -1,10 +1,13 @@
 //! The scoring path of one device: text towers, experts, Eq. 4.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Bundle, Manifest, ModelError, Track};
+use super::head::HeadTrace;
+use super::ops::to_channels_first;
+use super::{Bundle, Calibration, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
 use crate::text::TokenIds;
 
@@ -62,25 +65,104 @@ pub struct BatchTimings {
 }
 
 /// All networks of a bundle on one device. Not to be shared between threads: one worker owns it.
-pub struct Ensemble {}
+pub struct Ensemble {
+    manifest: Manifest,
+    options: LoadOptions,
+    towers: Vec<TextTower>,
+    members: Vec<Member>,
+}
+
+/// An expert with what turns its raw scores into z.
+struct Member {
+    spec: ExpertSpec,
+    expert: Expert,
+    mu: f64,
+    sigma: f64,
+}
+
+/// Every step of one expert, for a batch of B items with N frames in all.
+pub struct ExpertTrace {
+    /// Name in the bundle.
+    pub name: String,
+    /// The frames as they are and, with test-time augmentation, flipped horizontally.
+    pub views: Vec<ViewTrace>,
+}
+
+/// Every step over one view of the frames.
+pub struct ViewTrace {
+    /// Embeddings of all frames, item by item, `[N, C]` in f32.
+    pub features: Tensor,
+    /// The rest.
+    pub head: HeadTrace,
+}
 
 impl Ensemble {
     /// Loads every network of `bundle`. Refused when a tensor is missing, surplus or misshapen, or when the bundle has
     /// no calibration for these options.
     pub fn load(bundle: &Bundle, options: LoadOptions) -> Result<Self, ModelError> {
-        let _ = (bundle, options);
-        todo!()
+        Self::from_files(bundle.manifest(), options, |name| bundle.file(name))
+    }
+
+    /// As [`load`](Self::load), of a manifest and a function that gives the files by their names in it.
+    pub fn from_files<F: AsRef<[u8]>>(
+        manifest: &Manifest,
+        options: LoadOptions,
+        file: impl Fn(&str) -> Result<F, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let LoadOptions { device, dtype, .. } = options;
+        let mut towers = Vec::with_capacity(manifest.text.towers.len());
+        for spec in &manifest.text.towers {
+            let bytes = file(&spec.weights)?;
+            let weights = Weights::parse(&spec.weights, bytes.as_ref(), device, dtype.kind())?;
+            let tower = TextTower::load(spec, weights)?;
+            check_context(manifest, spec, &tower)?;
+            towers.push(tower);
+        }
+        let text_dim = towers.iter().map(TextTower::dim).sum();
+        let mut members = Vec::with_capacity(manifest.experts.len());
+        for spec in &manifest.experts {
+            let (mu, sigma) = calibration(manifest, spec, options)?;
+            let (backbone, head) = (file(&spec.backbone.weights)?, file(&spec.head)?);
+            let backbone = Weights::parse(&spec.backbone.weights, backbone.as_ref(), device, dtype.kind())?;
+            let head = Weights::parse(&spec.head, head.as_ref(), device, Kind::Float)?;
+            let expert = Expert::load(spec, backbone, head, text_dim)?;
+            members.push(Member { spec: spec.clone(), expert, mu, sigma });
+        }
+        Ok(Self { manifest: manifest.clone(), options, towers, members })
     }
 
     /// The bundle's manifest.
     pub fn manifest(&self) -> &Manifest {
-        todo!()
+        &self.manifest
     }
 
-    /// The concatenated prompt embeddings u, `[prompts.len(), sum of towers' D]`, on the device.
+    /// The distinct sides, in pixels and ascending, that the experts of `track` take frames at.
+    pub fn sides(&self, track: Track) -> Vec<u32> {
+        let sides: BTreeSet<u32> = self.members_of(track).map(|member| member.spec.input_size).collect();
+        sides.into_iter().collect()
+    }
+
+    /// Name and embedding width D of each text tower, in the order of concatenation.
+    pub fn text_dims(&self) -> Vec<(&str, i64)> {
+        self.manifest
+            .text
+            .towers
+            .iter()
+            .zip(&self.towers)
+            .map(|(spec, tower)| (spec.name.as_str(), tower.dim()))
+            .collect()
+    }
+
+    /// The concatenated prompt embeddings u, `[prompts.len(), sum of towers' D]` in f32, on the device.
     pub fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Tensor, ModelError> {
-        let _ = prompts;
-        todo!()
+        let _no_grad = tch::no_grad_guard();
+        let mut parts = Vec::with_capacity(self.towers.len());
+        for tower in &self.towers {
+            let embedding = tower.forward(prompts)?;
+            parts.push(if self.manifest.text.l2_norm { unit_length(&embedding)? } else { embedding });
+        }
+        Ok(Tensor::f_cat(&parts, -1)?)
     }
 
     /// Scores one batch of one track. `text` is `[items.len(), D]`, row by row the items' prompt embeddings. Items may
@@ -91,7 +173,212 @@ impl Ensemble {
         items: &[&Frames],
         text: &Tensor,
     ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
-        let _ = (track, items, text);
-        todo!()
+        let (traces, mut timings) = self.trace(track, items, text)?;
+        let start = Instant::now();
+        let mut opinions = vec![Vec::with_capacity(traces.len()); items.len()];
+        for (member, trace) in self.members_of(track).zip(&traces) {
+            for (opinions, raw) in opinions.iter_mut().zip(trace.raw()?) {
+                opinions.push(member.opinion(raw)?);
+            }
+        }
+        let scores = opinions.into_iter().map(|experts| self.combine(experts)).collect();
+        timings.head += start.elapsed();
+        Ok((scores, timings))
     }
+
+    /// What [`score`](Self::score) computes before Eq. 4, step by step and expert by expert.
+    pub fn trace(
+        &self,
+        track: Track,
+        items: &[&Frames],
+        text: &Tensor,
+    ) -> Result<(Vec<ExpertTrace>, BatchTimings), ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let start = Instant::now();
+        self.check_batch(track, items, text)?;
+        let counts: Vec<i64> = items.iter().map(|item| i64::from(item.count)).collect();
+        let mut inputs = Inputs::new(self.options, items);
+        let mut features = Vec::new();
+        for member in self.members_of(track) {
+            let frames = inputs.normalised(&member.spec)?;
+            let mut views = vec![member.expert.features(&frames)?];
+            if self.options.tta {
+                views.push(member.expert.features(&frames.f_flip([-1])?)?);
+            }
+            features.push(views);
+        }
+        wait_for(features.iter().flatten())?;
+        let vision = start.elapsed();
+        let mut traces = Vec::with_capacity(features.len());
+        for (member, views) in self.members_of(track).zip(features) {
+            let judge = |features: Tensor| -> Result<ViewTrace, ModelError> {
+                let head = member.expert.judge(&features, &counts, text)?;
+                Ok(ViewTrace { features, head })
+            };
+            let views = views.into_iter().map(judge).collect::<Result<_, _>>()?;
+            traces.push(ExpertTrace { name: member.spec.name.clone(), views });
+        }
+        Ok((traces, BatchTimings { vision, head: start.elapsed() - vision }))
+    }
+
+    fn members_of(&self, track: Track) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.spec.track == track)
+    }
+
+    fn check_batch(&self, track: Track, items: &[&Frames], text: &Tensor) -> Result<(), ModelError> {
+        if items.is_empty() {
+            return Err(ModelError::Input("a batch has no items".to_owned()));
+        }
+        if self.members_of(track).next().is_none() {
+            return Err(ModelError::Input(format!("the bundle has no expert for the {track:?} track")));
+        }
+        let most = if track == Track::Image { 1 } else { self.manifest.max_frames };
+        if let Some(item) = items.iter().find(|item| item.count < 1 || item.count > most) {
+            return Err(ModelError::Input(format!("an item has {} frames, expected 1 to {most}", item.count)));
+        }
+        let expected = [items.len() as i64, self.towers.iter().map(TextTower::dim).sum()];
+        if text.size() != expected {
+            return Err(ModelError::Input(format!("text is {:?}, expected {expected:?}", text.size())));
+        }
+        Ok(())
+    }
+
+    /// Eq. 4.
+    fn combine(&self, experts: Vec<ExpertScore>) -> EnsembleScore {
+        let count = experts.len() as f64;
+        let z = experts.iter().map(|expert| expert.z).sum::<f64>() / count;
+        let variance = experts.iter().map(|expert| (expert.z - z).powi(2)).sum::<f64>() / count;
+        let mos = self.manifest.mos.mean + self.manifest.mos.std * z;
+        EnsembleScore { mos, z, disagreement: variance.sqrt(), experts }
+    }
+}
+
+impl Member {
+    fn opinion(&self, raw: f64) -> Result<ExpertScore, ModelError> {
+        let (name, z) = (self.spec.name.clone(), (raw - self.mu) / self.sigma);
+        if z.is_finite() {
+            Ok(ExpertScore { name, raw, z })
+        } else {
+            Err(ModelError::NotFinite { expert: name, raw, z })
+        }
+    }
+}
+
+impl ExpertTrace {
+    /// f of each item: the mean over the views.
+    pub fn raw(&self) -> Result<Vec<f64>, ModelError> {
+        let views: Vec<&Tensor> = self.views.iter().map(|view| &view.head.raw).collect();
+        let raw = Tensor::f_stack(&views, 0)?.f_mean_dim([0].as_slice(), false, Kind::Double)?;
+        Ok(Vec::try_from(raw.f_to_device(Device::Cpu)?)?)
+    }
+}
+
+/// The frames of a batch on the device: uploaded once a side, normalised once a side and statistics.
+struct Inputs<'a> {
+    options: LoadOptions,
+    items: &'a [&'a Frames],
+    /// By side, `[N, S, S, 3]` in f32, 0 to 1.
+    uploaded: Vec<(u32, Tensor)>,
+    /// By expert's input size, mean and std, `[N, 3, S, S]` in the network's number format.
+    normalised: Vec<(Normalisation, Tensor)>,
+}
+
+type Normalisation = (u32, [f64; 3], [f64; 3]);
+
+impl<'a> Inputs<'a> {
+    fn new(options: LoadOptions, items: &'a [&'a Frames]) -> Self {
+        Self { options, items, uploaded: Vec::new(), normalised: Vec::new() }
+    }
+
+    /// All items' frames as `spec`'s backbone takes them.
+    fn normalised(&mut self, spec: &ExpertSpec) -> Result<Tensor, ModelError> {
+        let wanted = (spec.input_size, spec.backbone.mean, spec.backbone.std);
+        if let Some((_, frames)) = self.normalised.iter().find(|(have, _)| *have == wanted) {
+            return Ok(frames.shallow_clone());
+        }
+        let channels = |values: [f64; 3]| -> Result<Tensor, TchError> {
+            Tensor::f_from_slice(&values)?.f_to_kind(Kind::Float)?.f_to_device(self.options.device)
+        };
+        let (mean, std) = (channels(spec.backbone.mean)?, channels(spec.backbone.std)?);
+        let frames = self.uploaded(spec.input_size)?.f_sub(&mean)?.f_div(&std)?;
+        let frames = to_channels_first(&frames.f_to_kind(self.options.dtype.kind())?)?;
+        self.normalised.push((wanted, frames.shallow_clone()));
+        Ok(frames)
+    }
+
+    fn uploaded(&mut self, side: u32) -> Result<Tensor, ModelError> {
+        if let Some((_, frames)) = self.uploaded.iter().find(|(have, _)| *have == side) {
+            return Ok(frames.shallow_clone());
+        }
+        let frame_bytes = side as usize * side as usize * 3;
+        let count: usize = self.items.iter().map(|item| item.count as usize).sum();
+        let mut rgb = Vec::with_capacity(count * frame_bytes);
+        for item in self.items {
+            let stack =
+                item.at(side).ok_or_else(|| ModelError::Input(format!("an item has no frames of side {side}")))?;
+            let (have, want) = (stack.rgb.len(), item.count as usize * frame_bytes);
+            if have != want {
+                return Err(ModelError::Input(format!("frames of side {side} are {have} bytes long, expected {want}")));
+            }
+            rgb.extend_from_slice(&stack.rgb);
+        }
+        let shape = [count as i64, i64::from(side), i64::from(side), 3];
+        let bytes = Tensor::f_from_data_size(&rgb, &shape, Kind::Uint8)?.f_to_device(self.options.device)?;
+        let frames = bytes.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?;
+        self.uploaded.push((side, frames.shallow_clone()));
+        Ok(frames)
+    }
+}
+
+impl Dtype {
+    /// As the bundle's calibration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// mu and sigma that hold for `spec` under `options`.
+fn calibration(manifest: &Manifest, spec: &ExpertSpec, options: LoadOptions) -> Result<(f64, f64), ModelError> {
+    let (tta, side, dtype) = (options.tta, spec.input_size, options.dtype.name());
+    let holds = |entry: &&Calibration| {
+        entry.expert == spec.name
+            && entry.tta == tta
+            && entry.input_size == side
+            && entry.dtypes.iter().any(|name| name == dtype)
+    };
+    let entry = manifest.calibration.iter().find(holds).ok_or_else(|| ModelError::Manifest {
+        key: "calibration".to_owned(),
+        problem: format!("has no entry for expert {}, tta {tta}, input_size {side}, dtype {dtype}", spec.name),
+    })?;
+    Ok((entry.mu, entry.sigma))
+}
+
+fn check_context(manifest: &Manifest, spec: &TextTowerSpec, tower: &TextTower) -> Result<(), ModelError> {
+    let (wanted, has) = (manifest.text.context_length, tower.context_length());
+    if i64::try_from(wanted).is_ok_and(|wanted| wanted <= has) {
+        return Ok(());
+    }
+    let problem = format!("is {wanted}, but tower {} has positions for {has}", spec.name);
+    Err(ModelError::Manifest { key: "text.context_length".to_owned(), problem })
+}
+
+/// Each row scaled to length 1; rows shorter than 1e-12 keep their direction (torch's `normalize`).
+fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
+    let length = x.f_norm_scalaropt_dim(2.0, [-1], true)?;
+    x.f_div(&length.f_clamp_min(1e-12)?)
+}
+
+/// Returns when the device has computed `tensors`, so that stages are timed apart. They are small.
+fn wait_for<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<(), TchError> {
+    tensors.filter(|tensor| tensor.device() != Device::Cpu).try_for_each(|x| x.f_to_device(Device::Cpu).map(drop))
 }

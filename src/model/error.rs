@@ -32,6 +32,16 @@ pub enum ModelError {
     /// Frames or prompts that do not fit the model: a fault of the calling code.
     #[error("input: {0}")]
     Input(String),
+    /// An expert's raw score or z is infinite or not a number: no score.
+    #[error("expert {expert}: raw score {raw}, z {z}: not a finite number")]
+    NotFinite {
+        /// Name in the bundle.
+        expert: String,
+        /// f_e
+        raw: f64,
+        /// (raw - mu) / sigma
+        z: f64,
+    },
     /// libtorch failed: out of memory, device lost.
     #[error("device: {0}")]
     Device(#[from] tch::TchError),

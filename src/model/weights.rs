@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use safetensors::{Dtype, SafeTensors};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::{BundleFile, ModelError};
 
 /// One safetensors file. Tensors are converted one at a time as they are taken, so that a file is never twice in
 /// memory; what was taken is recorded, so that surplus keys can be refused.
+///
+/// Tensors are taken in f32 whatever the file holds, so that folding one into another loses nothing; [`cast`] then
+/// brings the result to the network's number format.
+///
+/// [`cast`]: Self::cast
 pub struct Weights<'a> {
     file: &'a str,
     tensors: SafeTensors<'a>,
@@ -19,7 +24,8 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Reads the header of `bytes`; `file` is the name that errors carry. Tensors will be made on `device` as `kind`.
+    /// Reads the header of `bytes`; `file` is the name that errors carry. Tensors will be made on `device`; the
+    /// network computes in `kind`.
     pub fn parse(file: &'a str, bytes: &'a [u8], device: Device, kind: Kind) -> Result<Self, ModelError> {
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| ModelError::File {
             file: file.to_owned(),
@@ -43,14 +49,9 @@ impl<'a> Weights<'a> {
         self.device
     }
 
-    /// The number format that tensors are made in.
+    /// The network's number format.
     pub fn kind(&self) -> Kind {
         self.kind
-    }
-
-    /// All keys of the file, prefix and taken ones included.
-    pub fn keys(&self) -> Vec<&str> {
-        self.tensors.names()
     }
 
     /// Whether there is a tensor `key`.
@@ -58,18 +59,27 @@ impl<'a> Weights<'a> {
         self.tensors.tensor(&self.full(key)).is_ok()
     }
 
-    /// The shape of `key`.
-    pub fn shape(&self, key: &str) -> Result<Vec<i64>, ModelError> {
-        let view = self.tensors.tensor(&self.full(key)).map_err(|_| self.missing(key, ""))?;
-        Ok(view.shape().iter().map(|&n| n as i64).collect())
+    /// Whether there are tensors whose keys start with `path`.
+    pub fn contains_under(&self, path: &str) -> bool {
+        let start = self.full(path);
+        self.tensors.names().into_iter().any(|key| key.starts_with(&start))
     }
 
-    /// Takes `key`, which must have `shape`; -1 there stands for any length.
+    /// One more than the greatest n of all keys `path.n.…`: the depth of a list of layers. Gaps come to light when the
+    /// layers are taken.
+    pub fn count(&self, path: &str) -> usize {
+        let start = self.full(path);
+        let index = |key: &str| key.strip_prefix(&start)?.strip_prefix('.')?.split('.').next()?.parse::<usize>().ok();
+        self.tensors.names().into_iter().filter_map(index).max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// Takes `key` in f32, which must have `shape`; -1 there stands for any length but 0.
     pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         let full = self.full(key);
         let view = self.tensors.tensor(&full).map_err(|_| self.missing(key, &format!(" of shape {}", show(shape))))?;
-        let found: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let fits = found.len() == shape.len() && found.iter().zip(shape).all(|(have, want)| *want < 0 || have == want);
+        let found: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect();
+        let fits = found.len() == shape.len()
+            && found.iter().zip(shape).all(|(&have, &want)| if want < 0 { have > 0 } else { have == want });
         if !fits {
             return Err(self.wrong(key, format!("has shape {}, expected {}", show(&found), show(shape))));
         }
@@ -80,15 +90,15 @@ impl<'a> Weights<'a> {
             Dtype::F64 => Kind::Double,
             other => return Err(self.wrong(key, format!("has type {other:?}, expected F32, F16, BF16 or F64"))),
         };
-        let tensor =
-            Tensor::f_from_data_size(view.data(), &found, kind)?.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let tensor = Tensor::f_from_data_size(view.data(), &found, kind)?;
+        let tensor = tensor.f_to_device(self.device)?.f_to_kind(Kind::Float)?;
         self.taken.insert(full);
         Ok(tensor)
     }
 
-    /// Takes `key` where it exists.
-    pub fn take_optional(&mut self, key: &str, shape: &[i64]) -> Result<Option<Tensor>, ModelError> {
-        if self.contains(key) { self.take(key, shape).map(Some) } else { Ok(None) }
+    /// `tensor` in the network's number format.
+    pub fn cast(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        tensor.f_to_kind(self.kind)
     }
 
     /// Refuses keys that nobody took, except those for which `ignored` holds (classifiers, buffers: the network's

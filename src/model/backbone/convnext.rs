@@ -1,0 +1,120 @@
+//! ConvNeXt: "A ConvNet for the 2020s", <https://arxiv.org/abs/2201.03545>; timm `convnext_*` (`convnext.py`).
+//!
+//! Four stages; widths and depths are the weights'. ConvNeXt-S: 96/192/384/768 wide, 3/3/27/3 deep. Features run as
+//! `[B, H, W, C]`, so that the linear layers and norms need no transposition; the layer scale `gamma` is folded into
+//! `mlp.fc2`.
+
+use tch::Tensor;
+
+use crate::model::ops::{Conv2d, Forward, LayerNorm, Linear, mean_f32, rows, to_channels_first, to_channels_last};
+use crate::model::{ModelError, Weights};
+
+const EPS: f64 = 1e-6;
+const STAGES: usize = 4;
+
+/// The network up to the normalised pooled embedding (timm's `forward_head(…, pre_logits=True)`).
+pub struct ConvNext {
+    stem: Conv2d,
+    stem_norm: LayerNorm,
+    stages: Vec<Stage>,
+    head_norm: LayerNorm,
+    channels: i64,
+}
+
+impl ConvNext {
+    /// Smallest side: one pixel is left after strides of 4, 2, 2 and 2.
+    pub const MIN_SIDE: u32 = 32;
+
+    /// Takes all of `weights`; the classifier `head.fc` is left aside.
+    pub fn load(mut weights: Weights) -> Result<Self, ModelError> {
+        let stem = Conv2d::load(&mut weights, "stem.0", [-1, 3, 4, 4])?.strided(4);
+        let mut channels = stem.outputs()?;
+        let stem_norm = LayerNorm::load(&mut weights, "stem.1", channels, EPS)?;
+        let mut stages = Vec::with_capacity(STAGES);
+        for index in 0..STAGES {
+            let (stage, outputs) = Stage::load(&mut weights, index, channels)?;
+            stages.push(stage);
+            channels = outputs;
+        }
+        let head_norm = LayerNorm::load_f32(&mut weights, "head.norm", channels, EPS)?;
+        weights.finish(|key| key.starts_with("head.fc."))?;
+        Ok(Self { stem, stem_norm, stages, head_norm, channels })
+    }
+
+    /// Width C of the embedding.
+    pub fn channels(&self) -> i64 {
+        self.channels
+    }
+
+    /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
+    pub fn forward(&self, x: &Tensor) -> Forward {
+        let mut x = self.stem_norm.forward(&to_channels_last(&self.stem.forward(x)?)?)?;
+        for stage in &self.stages {
+            x = stage.forward(&x)?;
+        }
+        self.head_norm.forward(&mean_f32(&x, &[1, 2])?)
+    }
+}
+
+/// `stages.N`: halves the side (but for the first stage), then blocks of one width.
+struct Stage {
+    downsample: Option<(LayerNorm, Conv2d)>,
+    blocks: Vec<Block>,
+}
+
+impl Stage {
+    /// The stage and its width.
+    fn load(weights: &mut Weights, index: usize, inputs: i64) -> Result<(Self, i64), ModelError> {
+        let path = format!("stages.{index}");
+        let mut width = inputs;
+        let mut downsample = None;
+        if index > 0 {
+            let norm = LayerNorm::load(weights, &format!("{path}.downsample.0"), inputs, EPS)?;
+            let conv = Conv2d::load(weights, &format!("{path}.downsample.1"), [-1, inputs, 2, 2])?.strided(2);
+            width = conv.outputs()?;
+            downsample = Some((norm, conv));
+        }
+        let depth = weights.count(&format!("{path}.blocks")).max(1);
+        let blocks = (0..depth).map(|block| Block::load(weights, &format!("{path}.blocks.{block}"), width));
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        Ok((Self { downsample, blocks }, width))
+    }
+
+    fn forward(&self, x: &Tensor) -> Forward {
+        let mut x = match &self.downsample {
+            Some((norm, conv)) => to_channels_last(&conv.forward(&to_channels_first(&norm.forward(x)?)?)?)?,
+            None => x.shallow_clone(),
+        };
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+        }
+        Ok(x)
+    }
+}
+
+/// Depthwise 7×7, norm, MLP with exact GELU, shortcut.
+struct Block {
+    conv_dw: Conv2d,
+    norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Block {
+    fn load(weights: &mut Weights, path: &str, width: i64) -> Result<Self, ModelError> {
+        let conv_dw = Conv2d::load(weights, &format!("{path}.conv_dw"), [width, 1, 7, 7])?.padded(3).grouped(width);
+        let norm = LayerNorm::load(weights, &format!("{path}.norm"), width, EPS)?;
+        let fc1 = Linear::load(weights, &format!("{path}.mlp.fc1"), -1, width)?;
+        let weight = weights.take(&format!("{path}.mlp.fc2.weight"), &[width, fc1.outputs()?])?;
+        let bias = weights.take(&format!("{path}.mlp.fc2.bias"), &[width])?;
+        let gamma = weights.take(&format!("{path}.gamma"), &[rows(&weight)?])?;
+        let fc2 = Linear::new(weights, &weight.f_mul(&gamma.f_unsqueeze(1)?)?, &bias.f_mul(&gamma)?)?;
+        Ok(Self { conv_dw, norm, fc1, fc2 })
+    }
+
+    fn forward(&self, x: &Tensor) -> Forward {
+        let y = to_channels_last(&self.conv_dw.forward(&to_channels_first(x)?)?)?;
+        let y = self.fc1.forward(&self.norm.forward(&y)?)?.f_gelu("none")?;
+        x.f_add(&self.fc2.forward(&y)?)
+    }
+}

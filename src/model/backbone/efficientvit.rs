@@ -1,0 +1,223 @@
+//! EfficientViT-L: "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
+//! <https://arxiv.org/abs/2205.14756>; timm `efficientvit_l*` (`efficientvit_mit.py`, `EfficientVitLarge`).
+//!
+//! A stem and four stages, each halving the side; widths, depths and the attention's head width are the weights'.
+//! EfficientViT-L2: 32/64/128/256/512 wide, 1/2/2/8/8 deep, heads 32 wide. Batch norms are folded into their
+//! convolutions. The embedding is the mean of the last stage's map: timm's own head is not part of it.
+
+use tch::{Kind, Tensor};
+
+use crate::model::ops::{Conv2d, Forward, mean_f32, rows, to_channels_first, to_channels_last};
+use crate::model::{ModelError, Weights};
+
+const BATCH_NORM_EPS: f64 = 1e-7;
+const ATTENTION_EPS: f64 = 1e-5;
+const STAGES: usize = 4;
+
+/// The network up to the pooled map of its last stage.
+pub struct EfficientVit {
+    stem: ConvNormAct,
+    layers: Vec<Layer>,
+    channels: i64,
+}
+
+impl EfficientVit {
+    /// Smallest side: one pixel is left after five strides of 2.
+    pub const MIN_SIDE: u32 = 32;
+
+    /// Takes all of `weights`; the classifier `head` and the batch norms' counters are left aside.
+    pub fn load(mut weights: Weights) -> Result<Self, ModelError> {
+        let stem = ConvNormAct::load(&mut weights, "stem.in_conv", [-1, 3, 3, 3])?.strided(2).activated();
+        let mut channels = stem.outputs()?;
+        let mut layers = Vec::new();
+        while weights.contains_under(&format!("stem.res{}.", layers.len())) {
+            let path = format!("stem.res{}.main", layers.len());
+            layers.push(Layer::Residual(Local::load(&mut weights, &path, channels, channels, 1)?));
+        }
+        for stage in 0..STAGES {
+            let path = format!("stages.{stage}.blocks");
+            let downsample = Local::load(&mut weights, &format!("{path}.0.main"), channels, -1, 2)?;
+            channels = downsample.outputs()?;
+            layers.push(Layer::Plain(downsample));
+            for block in 1..weights.count(&path) {
+                let path = format!("{path}.{block}");
+                let local = if weights.contains_under(&format!("{path}.context_module.")) {
+                    let attention = LiteMla::load(&mut weights, &format!("{path}.context_module.main"), channels)?;
+                    layers.push(Layer::Attention(attention));
+                    format!("{path}.local_module.main")
+                } else {
+                    format!("{path}.main")
+                };
+                layers.push(Layer::Residual(Local::load(&mut weights, &local, channels, channels, 1)?));
+            }
+        }
+        weights.finish(|key| key.starts_with("head.") || key.ends_with(".num_batches_tracked"))?;
+        Ok(Self { stem, layers, channels })
+    }
+
+    /// Width C of the embedding.
+    pub fn channels(&self) -> i64 {
+        self.channels
+    }
+
+    /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
+    pub fn forward(&self, x: &Tensor) -> Forward {
+        let mut x = self.stem.forward(x)?;
+        for layer in &self.layers {
+            x = match layer {
+                Layer::Plain(local) => local.forward(&x)?,
+                Layer::Residual(local) => x.f_add(&local.forward(&x)?)?,
+                Layer::Attention(attention) => x.f_add(&attention.forward(&x)?)?,
+            };
+        }
+        mean_f32(&x, &[2, 3])
+    }
+}
+
+/// One step of the trunk.
+enum Layer {
+    /// Without shortcut: halves the side.
+    Plain(Local),
+    /// With shortcut.
+    Residual(Local),
+    /// With shortcut.
+    Attention(LiteMla),
+}
+
+/// A chain of convolutions: `ConvBlock`, `FusedMBConv` or `MBConv`, told apart by their keys.
+struct Local(Vec<ConvNormAct>);
+
+impl Local {
+    fn load(weights: &mut Weights, path: &str, inputs: i64, outputs: i64, stride: i64) -> Result<Self, ModelError> {
+        let at = |name: &str| format!("{path}.{name}");
+        if weights.contains_under(&at("inverted_conv.")) {
+            let inverted = ConvNormAct::load(weights, &at("inverted_conv"), [-1, inputs, 1, 1])?.activated();
+            let middle = inverted.outputs()?;
+            let depth = ConvNormAct::load(weights, &at("depth_conv"), [middle, 1, 3, 3])?;
+            let depth = depth.strided(stride).grouped(middle).activated();
+            let point = ConvNormAct::load(weights, &at("point_conv"), [outputs, middle, 1, 1])?;
+            return Ok(Self(vec![inverted, depth, point]));
+        }
+        let (first, second, kernel) = if weights.contains_under(&at("conv1.")) {
+            ("conv1", "conv2", 3)
+        } else {
+            ("spatial_conv", "point_conv", 1)
+        };
+        let spatial = ConvNormAct::load(weights, &at(first), [-1, inputs, 3, 3])?.strided(stride).activated();
+        let last = ConvNormAct::load(weights, &at(second), [outputs, spatial.outputs()?, kernel, kernel])?;
+        Ok(Self(vec![spatial, last]))
+    }
+
+    fn outputs(&self) -> Result<i64, ModelError> {
+        self.0.last().map_or(Ok(0), ConvNormAct::outputs)
+    }
+
+    fn forward(&self, x: &Tensor) -> Forward {
+        self.0.iter().try_fold(x.shallow_clone(), |x, conv| conv.forward(&x))
+    }
+}
+
+/// timm's `ConvNormAct` with "same" padding: a convolution with either a bias or a batch norm, and perhaps tanh-GELU.
+struct ConvNormAct {
+    conv: Conv2d,
+    activated: bool,
+}
+
+impl ConvNormAct {
+    fn load(weights: &mut Weights, path: &str, shape: [i64; 4]) -> Result<Self, ModelError> {
+        let weight = weights.take(&format!("{path}.conv.weight"), &shape)?;
+        let outputs = rows(&weight)?;
+        let bias_key = format!("{path}.conv.bias");
+        let (weight, bias) = if weights.contains(&bias_key) {
+            (weight, weights.take(&bias_key, &[outputs])?)
+        } else {
+            fold_batch_norm(weights, &format!("{path}.norm"), &weight, outputs)?
+        };
+        let conv = Conv2d::new(weights, &weight, Some(&bias))?.padded(shape[3] / 2);
+        Ok(Self { conv, activated: false })
+    }
+
+    fn strided(self, stride: i64) -> Self {
+        Self { conv: self.conv.strided(stride), ..self }
+    }
+
+    fn grouped(self, groups: i64) -> Self {
+        Self { conv: self.conv.grouped(groups), ..self }
+    }
+
+    fn activated(self) -> Self {
+        Self { activated: true, ..self }
+    }
+
+    fn outputs(&self) -> Result<i64, ModelError> {
+        Ok(self.conv.outputs()?)
+    }
+
+    fn forward(&self, x: &Tensor) -> Forward {
+        let x = self.conv.forward(x)?;
+        if self.activated { x.f_gelu("tanh") } else { Ok(x) }
+    }
+}
+
+/// Weight and bias of the bias-free convolution `weight` followed by the batch norm at `path`.
+fn fold_batch_norm(
+    weights: &mut Weights,
+    path: &str,
+    weight: &Tensor,
+    outputs: i64,
+) -> Result<(Tensor, Tensor), ModelError> {
+    let mut take = |name: &str| weights.take(&format!("{path}.{name}"), &[outputs]);
+    let (scale, shift) = (take("weight")?, take("bias")?);
+    let (mean, variance) = (take("running_mean")?, take("running_var")?);
+    let scale = scale.f_div(&variance.f_add_scalar(BATCH_NORM_EPS)?.f_sqrt()?)?;
+    let bias = shift.f_sub(&mean.f_mul(&scale)?)?;
+    Ok((weight.f_mul(&scale.f_view([-1, 1, 1, 1])?)?, bias))
+}
+
+/// Multi-scale linear attention: ReLU kernels over the 1×1 projection and its 5×5 aggregate.
+struct LiteMla {
+    qkv: Conv2d,
+    depthwise: Conv2d,
+    grouped: Conv2d,
+    proj: ConvNormAct,
+    head_width: i64,
+}
+
+impl LiteMla {
+    fn load(weights: &mut Weights, path: &str, width: i64) -> Result<Self, ModelError> {
+        let qkv = weights.take(&format!("{path}.qkv.conv.weight"), &[-1, width, 1, 1])?;
+        let total = rows(&qkv)?;
+        let depthwise = weights.take(&format!("{path}.aggreg.0.0.weight"), &[total, 1, 5, 5])?;
+        let grouped_key = format!("{path}.aggreg.0.1.weight");
+        let grouped = weights.take(&grouped_key, &[total, -1, 1, 1])?;
+        let head_width = grouped.size().get(1).copied().unwrap_or(total);
+        if total % (3 * head_width) != 0 {
+            let problem = format!("has {head_width} inputs a group, which do not divide the {total} of qkv in three");
+            return Err(weights.wrong(&grouped_key, problem));
+        }
+        let proj = ConvNormAct::load(weights, &format!("{path}.proj"), [width, total / 3 * 2, 1, 1])?;
+        let qkv = Conv2d::new(weights, &qkv, None)?;
+        let depthwise = Conv2d::new(weights, &depthwise, None)?.padded(2).grouped(total);
+        let grouped = Conv2d::new(weights, &grouped, None)?.grouped(total / head_width);
+        Ok(Self { qkv, depthwise, grouped, proj, head_width })
+    }
+
+    fn forward(&self, x: &Tensor) -> Forward {
+        let (batch, _, height, width) = x.size4()?;
+        let qkv = self.qkv.forward(x)?;
+        let aggregate = self.grouped.forward(&self.depthwise.forward(&qkv)?)?;
+        let scales = to_channels_last(&Tensor::f_cat(&[qkv, aggregate], 1)?)?;
+        // [B, heads of both scales, HW, q k v]; in f32, since sums over all positions overflow what bf16 resolves.
+        let heads = scales.f_reshape([batch, height * width, -1, 3 * self.head_width])?.f_transpose(1, 2)?;
+        let heads = heads.f_to_kind(Kind::Float)?;
+        let part = |index: i64| heads.f_narrow(-1, index * self.head_width, self.head_width);
+        let (q, k, v) = (part(0)?.f_relu()?, part(1)?.f_relu()?, part(2)?);
+        // The column of ones gives the normaliser q Σk in the same product.
+        let v = v.f_pad([0, 1], "constant", 1.0)?;
+        let o = q.f_matmul(&k.f_transpose(-2, -1)?.f_matmul(&v)?)?;
+        let normaliser = o.f_narrow(-1, self.head_width, 1)?.f_add_scalar(ATTENTION_EPS)?;
+        let o = o.f_narrow(-1, 0, self.head_width)?.f_div(&normaliser)?.f_to_kind(x.kind())?;
+        let o = o.f_transpose(1, 2)?.f_reshape([batch, height, width, -1])?;
+        self.proj.forward(&to_channels_first(&o)?)
+    }
+}

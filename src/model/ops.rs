@@ -1,0 +1,156 @@
+//! The layers that several networks share. Loading checks shapes; forward never panics.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::{Activation, ModelError, Weights};
+
+/// What a layer's forward pass gives.
+pub(super) type Forward = Result<Tensor, TchError>;
+
+/// y = x Wᵀ + b over the last dimension.
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// Takes `path.weight` `[outputs, inputs]` and `path.bias`; -1 for what the file decides.
+    pub(super) fn load(weights: &mut Weights, path: &str, outputs: i64, inputs: i64) -> Result<Self, ModelError> {
+        let weight = weights.take(&format!("{path}.weight"), &[outputs, inputs])?;
+        let bias = weights.take(&format!("{path}.bias"), &[rows(&weight)?])?;
+        Self::new(weights, &weight, &bias)
+    }
+
+    /// From tensors that were taken (and folded) in f32.
+    pub(super) fn new(weights: &Weights, weight: &Tensor, bias: &Tensor) -> Result<Self, ModelError> {
+        Ok(Self { weight: weights.cast(weight)?, bias: weights.cast(bias)? })
+    }
+
+    /// Several layers of one input as one matrix product: their outputs one after the other.
+    pub(super) fn stacked(weights: &Weights, parts: &[(Tensor, Tensor)]) -> Result<Self, ModelError> {
+        let matrices: Vec<&Tensor> = parts.iter().map(|(weight, _)| weight).collect();
+        let biases: Vec<&Tensor> = parts.iter().map(|(_, bias)| bias).collect();
+        Self::new(weights, &Tensor::f_cat(&matrices, 0)?, &Tensor::f_cat(&biases, 0)?)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Forward {
+        x.f_linear(&self.weight, Some(&self.bias))
+    }
+
+    /// Number of outputs.
+    pub(super) fn outputs(&self) -> Result<i64, TchError> {
+        rows(&self.weight)
+    }
+}
+
+/// Layer normalisation over the last dimension, computed in f32 inside libtorch.
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Takes `path.weight` and `path.bias`, both `[width]`.
+    pub(super) fn load(weights: &mut Weights, path: &str, width: i64, eps: f64) -> Result<Self, ModelError> {
+        let norm = Self::load_f32(weights, path, width, eps)?;
+        Ok(Self { weight: weights.cast(&norm.weight)?, bias: weights.cast(&norm.bias)?, eps })
+    }
+
+    /// As [`load`](Self::load), for inputs in f32: pooled embeddings, where precision costs nothing.
+    pub(super) fn load_f32(weights: &mut Weights, path: &str, width: i64, eps: f64) -> Result<Self, ModelError> {
+        let weight = weights.take(&format!("{path}.weight"), &[width])?;
+        let bias = weights.take(&format!("{path}.bias"), &[width])?;
+        Ok(Self { weight, bias, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Forward {
+        x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// A 2-d convolution with square kernel, on `[B, C, H, W]`.
+pub(super) struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+}
+
+impl Conv2d {
+    /// From a weight `[outputs, inputs / groups, k, k]` and bias in f32. The weight is laid out channels last, as the
+    /// frames are.
+    pub(super) fn new(weights: &Weights, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self, ModelError> {
+        let channels_last = to_channels_last(&weights.cast(weight)?)?.f_contiguous()?;
+        let bias = bias.map(|bias| weights.cast(bias)).transpose()?;
+        Ok(Self { weight: to_channels_first(&channels_last)?, bias, stride: 1, padding: 0, groups: 1 })
+    }
+
+    /// Takes `path.weight` of `shape` and `path.bias`.
+    pub(super) fn load(weights: &mut Weights, path: &str, shape: [i64; 4]) -> Result<Self, ModelError> {
+        let weight = weights.take(&format!("{path}.weight"), &shape)?;
+        let bias = weights.take(&format!("{path}.bias"), &[rows(&weight)?])?;
+        Self::new(weights, &weight, Some(&bias))
+    }
+
+    /// Every `stride`-th position; 1 unless set.
+    pub(super) fn strided(self, stride: i64) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// Zeros on each side of the input; none unless set.
+    pub(super) fn padded(self, padding: i64) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// Channels in `groups` groups that do not see each other; 1 unless set.
+    pub(super) fn grouped(self, groups: i64) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// Number of output channels.
+    pub(super) fn outputs(&self) -> Result<i64, TchError> {
+        rows(&self.weight)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Forward {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        x.f_conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], self.groups)
+    }
+}
+
+/// Applies `activation` element by element.
+pub(super) fn activate(x: &Tensor, activation: Activation) -> Forward {
+    match activation {
+        Activation::None => Ok(x.shallow_clone()),
+        Activation::Relu => x.f_relu(),
+        Activation::Gelu => x.f_gelu("none"),
+        Activation::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
+    }
+}
+
+/// `[B, H, W, C]` as `[B, C, H, W]` without moving data.
+pub(super) fn to_channels_first(x: &Tensor) -> Forward {
+    x.f_permute([0, 3, 1, 2])
+}
+
+/// `[B, C, H, W]` as `[B, H, W, C]` without moving data.
+pub(super) fn to_channels_last(x: &Tensor) -> Forward {
+    x.f_permute([0, 2, 3, 1])
+}
+
+/// softmax(q kᵀ / sqrt(d)) v on `[B, heads, N, d]`.
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Forward {
+    Tensor::f_scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, causal, None, false)
+}
+
+/// The mean over `dims`, which are dropped, in f32.
+pub(super) fn mean_f32(x: &Tensor, dims: &[i64]) -> Forward {
+    x.f_mean_dim(dims, false, Kind::Float)
+}
+
+/// Length of the first dimension.
+pub(super) fn rows(x: &Tensor) -> Result<i64, TchError> {
+    x.size().first().copied().ok_or_else(|| TchError::Shape("a scalar has no rows".to_owned()))
+}
