@@ -2,7 +2,7 @@
 
 use crate::media::Frames;
 use crate::model::{
-    BatchTimings, Calibration, Dtype, Ensemble, EnsembleScore, ExpertSpec, LoadOptions, Manifest, ModelError, Track,
+    BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, LoadOptions, Manifest, ModelError, Track,
 };
 use crate::text::TokenIds;
 
@@ -12,7 +12,7 @@ pub struct ModelFacts {
     /// The bundle's manifest.
     pub manifest: Manifest,
     /// Length of each text tower's embedding, in the manifest's order.
-    pub text_dims: Vec<u32>,
+    pub text_dims: Vec<i64>,
     /// How the bundle was put on the device.
     pub options: LoadOptions,
 }
@@ -29,10 +29,7 @@ impl ModelFacts {
 
     /// The calibration in force for `expert`.
     pub fn calibration(&self, expert: &ExpertSpec) -> Option<&Calibration> {
-        let dtype = match self.options.dtype {
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-        };
+        let dtype = self.options.dtype.name();
         self.manifest.calibration.iter().find(|calibration| {
             calibration.expert == expert.name
                 && calibration.tta == self.options.tta
@@ -66,7 +63,8 @@ impl Scorer for Ensemble {
     type Text = tch::Tensor;
 
     fn facts(&self) -> ModelFacts {
-        ModelFacts { manifest: self.manifest().clone(), text_dims: self.text_dims(), options: self.options() }
+        let text_dims = self.text_dims().into_iter().map(|(_, dim)| dim).collect();
+        ModelFacts { manifest: self.manifest().clone(), text_dims, options: self.options() }
     }
 
     fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Self::Text, ModelError> {

@@ -55,12 +55,7 @@ fn score<S: Scorer>(device: &S, queue: &Queue, waiting: &Waiting) -> Result<Scor
     Ok(Scored { queue: begin.duration_since(waiting.since), ..scored })
 }
 
-fn score_one<S: Scorer>(
-    device: &S,
-    track: Track,
-    prompt: &TokenIds,
-    frames: &Frames,
-) -> Result<Scored, ModelError> {
+fn score_one<S: Scorer>(device: &S, track: Track, prompt: &TokenIds, frames: &Frames) -> Result<Scored, ModelError> {
     let begin = Instant::now();
     let embedding = device.encode_prompts(&[prompt])?;
     let text = begin.elapsed();

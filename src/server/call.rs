@@ -53,7 +53,9 @@ impl CallLayer {
         let arrived = Instant::now();
         let client_timeout = headers.get("grpc-timeout").map(|value| parse_timeout(value.as_bytes()));
         let client_timeout = match client_timeout {
-            Some(None) => return Err(ServiceError::invalid("grpc-timeout", "expected 1 to 8 digits and a unit of HMSmun")),
+            Some(None) => {
+                return Err(ServiceError::invalid("grpc-timeout", "expected 1 to 8 digits and a unit of HMSmun"));
+            }
             Some(parsed) => parsed,
             None => None,
         };
@@ -183,7 +185,10 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU64, NonZeroUsize};
+
     use super::*;
+    use crate::server::config::Seconds;
 
     #[test]
     fn every_unit_of_a_timeout_is_known() {
@@ -205,6 +210,36 @@ mod tests {
         for (text, timeout) in expected {
             assert_eq!(parse_timeout(text.as_bytes()), timeout, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn time_runs_out_by_the_caller_s_wish_the_default_or_the_longest_allowed() {
+        for (asked, used) in [(None, "0.050 s"), (Some("1H"), "0.070 s"), (Some("60m"), "0.058 s")] {
+            let status = status_of_a_handler_that_sleeps(asked).await;
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+            assert!(status.message().contains(used), "{asked:?}: {status:?}");
+        }
+        assert_eq!(status_of_a_handler_that_sleeps(Some("soon")).await.code(), Code::InvalidArgument);
+    }
+
+    async fn status_of_a_handler_that_sleeps(timeout: Option<&'static str>) -> Status {
+        let options = TimeOptions {
+            max_calls: NonZeroUsize::MIN,
+            max_stream_in_flight: NonZeroUsize::MIN,
+            max_queue_frames: NonZeroU64::MIN,
+            default_timeout_seconds: Seconds(0.05),
+            max_timeout_seconds: Seconds(0.07),
+            drain_grace_seconds: Seconds(1.0),
+        };
+        let sleeper =
+            tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let mut request = Request::new(Body::empty());
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static(timeout));
+        }
+        let response =
+            CallLayer::new(&options).layer(sleeper).call(request).await.unwrap_or_else(|never| match never {});
+        Status::from_header_map(response.headers()).unwrap()
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod check;
 mod options;
 mod sources;
 
+#[cfg(test)]
+pub(super) use options::Seconds;
 pub use options::{Config, LogFormat, LogOptions};
 pub(super) use options::{DeviceChoice, DtypeChoice, LimitOptions, TimeOptions};
 pub use sources::Parsed;

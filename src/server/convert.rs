@@ -61,7 +61,10 @@ pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions
         }),
         experts: experts(facts),
         text_towers: towers
-            .map(|(tower, &embedding_dim)| proto::TextTower { name: tower.name.clone(), embedding_dim })
+            .map(|(tower, &dim)| proto::TextTower {
+                name: tower.name.clone(),
+                embedding_dim: u32::try_from(dim).unwrap_or(u32::MAX),
+            })
             .collect(),
         tta: facts.options.tta,
         dtype: match facts.options.dtype {

@@ -5,7 +5,7 @@
 
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
@@ -21,9 +21,10 @@ use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS}
 
 use super::call::CallLayer;
 use super::config::{Config, LogFormat, LogOptions};
-use super::load;
 use super::scoring::Scoring;
 use super::service::Service;
+use super::{convert, load};
+use crate::model::LoadOptions;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringServiceServer;
 
@@ -57,6 +58,7 @@ pub fn log(options: &LogOptions) {
 
 /// Serves until a signal or the loss of the device.
 pub async fn run(config: Config) -> Result<Ending> {
+    let begin = Instant::now();
     let mut signals = Signals::new()?;
     let scoring = Arc::new(OnceLock::new());
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -72,6 +74,7 @@ pub async fn run(config: Config) -> Result<Ending> {
     };
     let scoring: &Scoring = scoring.get_or_init(|| loaded);
     set_health(&health, ServingStatus::Serving).await;
+    announce_ready(scoring, begin.elapsed());
 
     let ending = tokio::select! {
         () = signals.next() => Ending::Asked,
@@ -137,6 +140,12 @@ async fn drain(transport: Transport, scoring: &Scoring) {
     }
     scoring.engine.stop();
     scoring.engine.ended().await;
+}
+
+fn announce_ready(scoring: &Scoring, elapsed: Duration) {
+    let LoadOptions { device, dtype, tta } = scoring.engine.facts().options;
+    let device = convert::device(device);
+    tracing::info!(device, dtype = dtype.name(), tta, seconds = elapsed.as_secs_f64(), "ready");
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {

@@ -1,11 +1,9 @@
 //! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine.
 
 use anyhow::{Context, Result, bail};
-use std::time::Instant;
 use tch::Device;
 
 use super::config::{Config, DeviceChoice, DtypeChoice};
-use super::convert;
 use super::decode::Decoding;
 use super::scoring::Scoring;
 use crate::engine::{Engine, EngineConfig};
@@ -17,7 +15,6 @@ const MAX_BATCH_FRAMES: u32 = 64;
 
 /// Loads everything and warms it up. Blocks.
 pub(super) fn load(config: &Config) -> Result<Scoring> {
-    let begin = Instant::now();
     let options = options(config)?;
     let bundle = match &config.model.bundle {
         Some(directory) => Bundle::open(directory).with_context(|| format!("bundle {}", directory.display()))?,
@@ -40,7 +37,7 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
     };
     let engine = Engine::start(move || Ensemble::load(&bundle, options), engine_config).context("bundle")?;
     let facts = engine.facts();
-    let scoring = Scoring {
+    Ok(Scoring {
         image_sides: facts.sides(Track::Image),
         video_sides: facts.sides(Track::Video),
         engine,
@@ -48,15 +45,7 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
         decoding,
         limits: config.limits.clone(),
         digest,
-    };
-    tracing::info!(
-        device = convert::device(options.device),
-        dtype = ?options.dtype,
-        tta = options.tta,
-        seconds = begin.elapsed().as_secs_f64(),
-        "ready"
-    );
-    Ok(scoring)
+    })
 }
 
 fn options(config: &Config) -> Result<LoadOptions> {
@@ -79,6 +68,8 @@ fn announce(config: &Config, manifest: &Manifest, digest: &str) {
     };
     tracing::info!(name, version, digest, source, trained, "bundle");
     if !trained {
-        tracing::warn!("this bundle is untrained: its scores show the path from prompt and media to a number and mean nothing");
+        tracing::warn!(
+            "this bundle is untrained: its scores show the path from prompt and media to a number and mean nothing"
+        );
     }
 }

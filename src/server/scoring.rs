@@ -161,8 +161,7 @@ fn all_or_every_violation(decoded: Vec<Result<Decoded, ServiceError>>) -> Result
 /// By descending mos; equal scores keep the order of the request.
 fn best_first(scores: Vec<proto::Score>) -> Vec<proto::RankedImage> {
     let numbered = (0..).zip(scores);
-    let mut ranked: Vec<_> =
-        numbered.map(|(index, score)| proto::RankedImage { index, score: Some(score) }).collect();
+    let mut ranked: Vec<_> = numbered.map(|(index, score)| proto::RankedImage { index, score: Some(score) }).collect();
     let mos = |image: &proto::RankedImage| image.score.as_ref().map_or(f64::NEG_INFINITY, |score| score.mos);
     ranked.sort_by(|a, b| mos(b).total_cmp(&mos(a)));
     ranked

@@ -72,10 +72,7 @@ impl ScoringService for Service {
         Ok(Response::new(proto::RankImagesResponse { ranked }))
     }
 
-    async fn get_model(
-        &self,
-        _: Request<proto::GetModelRequest>,
-    ) -> Result<Response<proto::GetModelResponse>, Status> {
+    async fn get_model(&self, _: Request<proto::GetModelRequest>) -> Result<Response<proto::GetModelResponse>, Status> {
         Ok(Response::new(proto::GetModelResponse { model: Some(self.ready()?.model()) }))
     }
 }

@@ -64,11 +64,7 @@ async fn answer(service: Service, item: ScoreStreamRequest, call_deadline: Optio
     ScoreStreamResponse { item_id, outcome: Some(outcome) }
 }
 
-async fn score(
-    service: &Service,
-    item: ScoreStreamRequest,
-    clock: Clock,
-) -> Result<crate::proto::Score, ServiceError> {
+async fn score(service: &Service, item: ScoreStreamRequest, clock: Clock) -> Result<crate::proto::Score, ServiceError> {
     let bytes = item.item_id.len();
     if bytes > MAX_ITEM_ID_BYTES {
         return Err(ServiceError::invalid("item_id", format!("has {bytes} bytes, the limit is {MAX_ITEM_ID_BYTES}")));

@@ -94,7 +94,10 @@ fn of_environment(
 /// Kubernetes gives every pod variables about the services of its namespace: of a service `pcqa`, PCQA_SERVICE_HOST,
 /// PCQA_PORT and PCQA_PORT_50051_TCP_ADDR. They are not ours and must not stop us.
 fn is_service_link(name: &str) -> bool {
-    name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.ends_with("_PORT") || name.contains("_PORT_")
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
 }
 
 fn of_file(path: &Path, keys: &[String]) -> Result<Vec<OsString>, ConfigError> {
