@@ -1,6 +1,7 @@
 //! The scoring service. Exit codes: 0 after a drain that a signal asked for, 64 for a refused configuration, 1 for
 //! everything else that ended it.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use pcqa::server::{self, Config, Ending, Parsed};
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
     let config = match Config::from_process() {
         Ok(Parsed::Serve(config)) => config,
         Ok(Parsed::Print(text)) => {
-            println!("{}", text.trim_end());
+            // A reader that has seen enough, such as `head`, is no failure.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
             return ExitCode::SUCCESS;
         }
         Err(error) => {
