@@ -1,1 +1,16 @@
-//! server
+//! The gRPC service: configuration, the RPCs, errors, health and the life of the process. No tensors; media is decoded
+//! and prompts are tokenised by the rooms below, scores come from the engine.
+
+mod call;
+mod config;
+mod convert;
+mod decode;
+mod error;
+mod life;
+mod load;
+mod scoring;
+mod service;
+mod stream;
+
+pub use config::{Config, ConfigError, Parsed};
+pub use life::{Ending, log, run};

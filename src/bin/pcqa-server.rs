@@ -1,1 +1,50 @@
-fn main() {}
+//! The scoring service. Exit codes: 0 after a drain that a signal asked for, 64 for a refused configuration, 1 for
+//! everything else that ended it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use pcqa::server::{self, Config, Ending, Parsed};
+
+/// EX_USAGE of sysexits.h.
+const REFUSED_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let config = match Config::from_process() {
+        Ok(Parsed::Serve(config)) => config,
+        Ok(Parsed::Print(text)) => {
+            // A reader that has seen enough, such as `head`, is no failure.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("pcqa-server: {error}");
+            return ExitCode::from(REFUSED_CONFIGURATION);
+        }
+    };
+    server::log(&config.log);
+
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ending = runtime.block_on(server::run(*config));
+    // What still decodes or loads is of no more use to anybody.
+    runtime.shutdown_background();
+
+    match ending {
+        Ok(Ending::Asked) => ExitCode::SUCCESS,
+        Ok(Ending::Cut) => {
+            tracing::warn!("ended at once");
+            ExitCode::FAILURE
+        }
+        Ok(Ending::DeviceLost) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

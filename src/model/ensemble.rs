@@ -143,6 +143,11 @@ impl Ensemble {
         sides.into_iter().collect()
     }
 
+    /// How the bundle was put on the device.
+    pub fn options(&self) -> LoadOptions {
+        self.options
+    }
+
     /// Name and embedding width D of each text tower, in the order of concatenation.
     pub fn text_dims(&self) -> Vec<(&str, i64)> {
         self.manifest

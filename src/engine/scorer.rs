@@ -1,0 +1,82 @@
+//! What the engine asks of a device: the ensemble in production, something cheaper in the engine's own tests.
+
+use crate::media::Frames;
+use crate::model::{
+    BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, LoadOptions, Manifest, ModelError, Track,
+};
+use crate::text::TokenIds;
+
+/// What is served, as plain values that outlive the device's thread.
+#[derive(Debug, Clone)]
+pub struct ModelFacts {
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// Length of each text tower's embedding, in the manifest's order.
+    pub text_dims: Vec<i64>,
+    /// How the bundle was put on the device.
+    pub options: LoadOptions,
+}
+
+impl ModelFacts {
+    /// The distinct sides in pixels that the experts of `track` take, ascending; empty where the bundle has none.
+    pub fn sides(&self, track: Track) -> Vec<u32> {
+        let experts = self.manifest.experts.iter().filter(|expert| expert.track == track);
+        let mut sides: Vec<u32> = experts.map(|expert| expert.input_size).collect();
+        sides.sort_unstable();
+        sides.dedup();
+        sides
+    }
+
+    /// The calibration in force for `expert`.
+    pub fn calibration(&self, expert: &ExpertSpec) -> Option<&Calibration> {
+        let dtype = self.options.dtype.name();
+        self.manifest.calibration.iter().find(|calibration| {
+            calibration.expert == expert.name
+                && calibration.tta == self.options.tta
+                && calibration.input_size == expert.input_size
+                && calibration.dtypes.iter().any(|held| held == dtype)
+        })
+    }
+}
+
+/// One device with a model on it. Made, used and dropped on one thread.
+pub trait Scorer {
+    /// Prompt embeddings of a batch, on the device.
+    type Text;
+
+    /// What is served.
+    fn facts(&self) -> ModelFacts;
+
+    /// As [`Ensemble::encode_prompts`].
+    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Self::Text, ModelError>;
+
+    /// As [`Ensemble::score`].
+    fn score(
+        &self,
+        track: Track,
+        items: &[&Frames],
+        text: &Self::Text,
+    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError>;
+}
+
+impl Scorer for Ensemble {
+    type Text = tch::Tensor;
+
+    fn facts(&self) -> ModelFacts {
+        let text_dims = self.text_dims().into_iter().map(|(_, dim)| dim).collect();
+        ModelFacts { manifest: self.manifest().clone(), text_dims, options: self.options() }
+    }
+
+    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Self::Text, ModelError> {
+        self.encode_prompts(prompts)
+    }
+
+    fn score(
+        &self,
+        track: Track,
+        items: &[&Frames],
+        text: &Self::Text,
+    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
+        self.score(track, items, text)
+    }
+}

@@ -1,0 +1,32 @@
+//! Options, each declared once as a field of [`Config`]: the field's name is the key of the configuration file, with
+//! `--` and dashes the flag, with `PCQA_` in capitals the environment variable.
+//!
+//! A flag wins over the environment, the environment over the file, the file over the default. All three go through the
+//! same parser, so that a bad value reads the same wherever it stands.
+
+mod check;
+mod options;
+mod sources;
+
+#[cfg(test)]
+pub(super) use options::Seconds;
+pub use options::{Config, LogFormat, LogOptions};
+pub(super) use options::{DeviceChoice, DtypeChoice, LimitOptions, TimeOptions};
+pub use sources::Parsed;
+
+/// Why the configuration is refused: one line that names the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl Config {
+    /// Reads flags, environment and file of this process.
+    pub fn from_process() -> Result<Parsed, ConfigError> {
+        sources::read(std::env::args_os(), std::env::vars_os())
+    }
+
+    /// The configuration as a file that [`Config`] reads back.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|error| ConfigError(error.to_string()))
+    }
+}

@@ -1,0 +1,28 @@
+//! Options that must fit each other.
+
+use super::{Config, ConfigError};
+
+impl Config {
+    /// Refuses options that contradict each other, naming the key to change.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (limits, time) = (&self.limits, &self.time);
+        at_most("max_prompt_bytes", limits.max_prompt_bytes, "max_message_bytes", limits.max_message_bytes)?;
+        at_most("max_image_bytes", limits.max_image_bytes, "max_message_bytes", limits.max_message_bytes)?;
+        at_most("max_video_bytes", limits.max_video_bytes, "max_message_bytes", limits.max_message_bytes)?;
+        at_most("max_message_bytes", limits.max_message_bytes.get(), "what gRPC allows", u32::MAX.into())?;
+        at_most("max_rank_images", limits.max_rank_images.into(), "max_queue_frames", time.max_queue_frames)?;
+        at_most(
+            "default_timeout_seconds",
+            time.default_timeout_seconds,
+            "max_timeout_seconds",
+            time.max_timeout_seconds,
+        )
+    }
+}
+
+fn at_most<T: PartialOrd + std::fmt::Display>(key: &str, value: T, of: &str, limit: T) -> Result<(), ConfigError> {
+    if value <= limit {
+        return Ok(());
+    }
+    Err(ConfigError(format!("{key}: is {value}, must be at most {of}, which is {limit}")))
+}

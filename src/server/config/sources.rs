@@ -1,0 +1,157 @@
+//! Flags, environment and file, laid over each other.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Args, Command, Parser};
+
+use super::{Config, ConfigError};
+
+const PREFIX: &str = "PCQA_";
+
+/// Variables of the other binaries, which may stand in the same environment.
+const OF_OTHER_BINARIES: &[&str] = &["PCQA_SERVER"];
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub enum Parsed {
+    /// To serve.
+    Serve(Box<Config>),
+    /// To print this text and end: help, version, or the configuration.
+    Print(String),
+}
+
+/// Scores AI-generated images and videos for the prompts that made them, over gRPC
+///
+/// Every option can be given as a flag (--max-image-bytes 1000000), as an environment variable (PCQA_MAX_IMAGE_BYTES)
+/// or as a key of the configuration file (max_image_bytes = 1000000). A flag wins over the environment, the environment
+/// over the file, the file over the default. A configuration that is refused ends the process with exit code 64.
+#[derive(Debug, Parser)]
+#[command(name = "pcqa-server", version, max_term_width = 110, args_override_self = true)]
+struct Cli {
+    /// TOML file with any of the options below (or PCQA_CONFIG)
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    config: Option<PathBuf>,
+    /// Print the configuration in force, as a file that --config reads, and end
+    #[arg(long, help_heading = "Service")]
+    print_config: bool,
+    #[command(flatten)]
+    options: Config,
+}
+
+/// The file and the environment are turned into flags that stand before the real ones: the last of several wins.
+pub(super) fn read(
+    arguments: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Parsed, ConfigError> {
+    let given: Vec<OsString> = arguments.skip(1).collect();
+    if let Err(error) = parse(&given) {
+        return match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(error.render().to_string())),
+            _ => Err(ConfigError(in_one_line(&error))),
+        };
+    }
+    let keys = keys();
+    let mut flags = of_environment(environment, &keys)?;
+    flags.extend(given);
+    if let Some(path) = parsed(&flags)?.config {
+        flags.splice(0..0, of_file(&path, &keys)?);
+    }
+    let cli = parsed(&flags)?;
+    cli.options.check()?;
+    if cli.print_config {
+        return Ok(Parsed::Print(cli.options.to_toml()?));
+    }
+    Ok(Parsed::Serve(Box::new(cli.options)))
+}
+
+/// The keys that files and the environment may set.
+fn keys() -> Vec<String> {
+    let options = Config::augment_args(Command::new("options"));
+    options.get_arguments().map(|argument| argument.get_id().to_string()).collect()
+}
+
+fn of_environment(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    keys: &[String],
+) -> Result<Vec<OsString>, ConfigError> {
+    let mut flags = Vec::new();
+    for (name, value) in environment {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        if OF_OTHER_BINARIES.contains(&name) || is_service_link(name) {
+            continue;
+        }
+        let key = name[PREFIX.len()..].to_lowercase();
+        if key != "config" && !keys.contains(&key) {
+            return Err(ConfigError(format!("{name}: there is no such option (see --help)")));
+        }
+        flags.push(flag(name, &key, value)?);
+    }
+    Ok(flags)
+}
+
+/// Kubernetes gives every pod variables about the services of its namespace: of a service `pcqa`, PCQA_SERVICE_HOST,
+/// PCQA_PORT and PCQA_PORT_50051_TCP_ADDR. They are not ours and must not stop us.
+fn is_service_link(name: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
+
+fn of_file(path: &Path, keys: &[String]) -> Result<Vec<OsString>, ConfigError> {
+    let refused = |problem: String| ConfigError(format!("{}: {problem}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| refused(at_line(&text, &error)))?;
+    let mut flags = Vec::new();
+    for (key, value) in table {
+        if !keys.contains(&key) {
+            return Err(refused(format!("{key}: there is no such option (see --help)")));
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+            other => return Err(refused(format!("{key}: is {}, expected a single value", other.type_str()))),
+        };
+        flags.push(flag(&format!("{}: {key}", path.display()), &key, value.into())?);
+    }
+    Ok(flags)
+}
+
+/// `--key=value`, refused under the name of its source when the value is bad.
+fn flag(source: &str, key: &str, value: OsString) -> Result<OsString, ConfigError> {
+    let mut flag = OsString::from(format!("--{}=", key.replace('_', "-")));
+    flag.push(value);
+    match parse(std::slice::from_ref(&flag)) {
+        Ok(_) => Ok(flag),
+        Err(error) => Err(ConfigError(format!("{source}: {}", in_one_line(&error)))),
+    }
+}
+
+fn parse(flags: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once(OsString::from("pcqa-server")).chain(flags.iter().cloned()))
+}
+
+fn parsed(flags: &[OsString]) -> Result<Cli, ConfigError> {
+    parse(flags).map_err(|error| ConfigError(in_one_line(&error)))
+}
+
+/// The first paragraph of clap's message; usage and tips are left to --help.
+fn in_one_line(error: &clap::Error) -> String {
+    let message = error.render().to_string();
+    let lines: Vec<&str> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+fn at_line(text: &str, error: &toml::de::Error) -> String {
+    let problem = error.message().replace('\n', " ");
+    match error.span() {
+        Some(span) => {
+            let line = text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1;
+            format!("line {line}: {problem}")
+        }
+        None => problem,
+    }
+}

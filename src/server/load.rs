@@ -1,0 +1,75 @@
+//! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine.
+
+use anyhow::{Context, Result, bail};
+use tch::Device;
+
+use super::config::{Config, DeviceChoice, DtypeChoice};
+use super::decode::Decoding;
+use super::scoring::Scoring;
+use crate::engine::{Engine, EngineConfig};
+use crate::model::{Bundle, Dtype, Ensemble, LoadOptions, Manifest, Track};
+use crate::text::Tokenizer;
+
+/// Most frames that the device takes at once.
+const MAX_BATCH_FRAMES: u32 = 64;
+
+/// Loads everything and warms it up. Blocks.
+pub(super) fn load(config: &Config) -> Result<Scoring> {
+    let options = options(config)?;
+    let bundle = match &config.model.bundle {
+        Some(directory) => Bundle::open(directory).with_context(|| format!("bundle {}", directory.display()))?,
+        None => Bundle::demo().context("the demo bundle")?,
+    };
+    let manifest = bundle.manifest();
+    let digest = bundle.digest().to_owned();
+    announce(config, manifest, &digest);
+
+    let tokenizer = bundle.file(&manifest.text.tokenizer)?;
+    let tokenizer = Tokenizer::from_json(tokenizer.bytes(), manifest.text.context_length)
+        .with_context(|| format!("bundle: {}", manifest.text.tokenizer))?;
+    let decoding = Decoding::start(config, manifest.max_frames)
+        .with_context(|| format!("decoder {}", config.decoding.decoder.display()))?;
+    let engine_config = EngineConfig {
+        max_queue_frames: config.time.max_queue_frames.get(),
+        max_batch_frames: MAX_BATCH_FRAMES,
+        threads: config.model.threads.get(),
+        warm_up_prompt: tokenizer.encode("warm up"),
+    };
+    let engine = Engine::start(move || Ensemble::load(&bundle, options), engine_config).context("bundle")?;
+    let facts = engine.facts();
+    Ok(Scoring {
+        image_sides: facts.sides(Track::Image),
+        video_sides: facts.sides(Track::Video),
+        engine,
+        tokenizer,
+        decoding,
+        limits: config.limits.clone(),
+        digest,
+    })
+}
+
+fn options(config: &Config) -> Result<LoadOptions> {
+    let device = match config.model.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
+        DeviceChoice::Cuda(index) => bail!("device: cuda:{index} is not available, this server scores on cpu"),
+    };
+    let dtype = match config.model.dtype {
+        DtypeChoice::Auto | DtypeChoice::F32 => Dtype::F32,
+        DtypeChoice::Bf16 => Dtype::Bf16,
+    };
+    Ok(LoadOptions { device, dtype, tta: config.model.tta })
+}
+
+fn announce(config: &Config, manifest: &Manifest, digest: &str) {
+    let Manifest { name, version, trained, .. } = manifest;
+    let source = match &config.model.bundle {
+        Some(directory) => directory.display().to_string(),
+        None => "compiled in".to_owned(),
+    };
+    tracing::info!(name, version, digest, source, trained, "bundle");
+    if !trained {
+        tracing::warn!(
+            "this bundle is untrained: its scores show the path from prompt and media to a number and mean nothing"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! Flags, environment and file of `pcqa-server`: who wins, what is refused, and how.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+struct Call(Command);
+
+impl Call {
+    fn new(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pcqa-server"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PCQA_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(arguments);
+        Self(command)
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    fn output(mut self) -> Output {
+        self.0.output().unwrap()
+    }
+
+    /// What `--print-config` prints.
+    fn printed(mut self) -> toml::Table {
+        let output = self.0.arg("--print-config").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().parse().unwrap()
+    }
+
+    /// The one line that refuses the configuration.
+    fn refused(mut self) -> String {
+        // Were it accepted, the test would end at once all the same.
+        let output = self.0.arg("--print-config").output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{}", String::from_utf8_lossy(&output.stdout));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    }
+}
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pcqa.toml");
+    std::fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+#[test]
+fn flag_wins_over_environment_over_file_over_default() {
+    let (_directory, path) = file("max_prompt_bytes = 3\nmax_rank_images = 3\nmax_video_frames = 3\nlog = \"debug\"\n");
+    let path = path.to_str().unwrap();
+    let printed = Call::new(&["--config", path, "--max-prompt-bytes", "1"])
+        .env("PCQA_MAX_PROMPT_BYTES", "2")
+        .env("PCQA_MAX_RANK_IMAGES", "2")
+        .printed();
+    assert_eq!(printed["max_prompt_bytes"].as_integer(), Some(1));
+    assert_eq!(printed["max_rank_images"].as_integer(), Some(2));
+    assert_eq!(printed["max_video_frames"].as_integer(), Some(3));
+    assert_eq!(printed["log"].as_str(), Some("debug"));
+    assert_eq!(printed["max_message_bytes"].as_integer(), Some(64 << 20));
+    assert_eq!(printed["listen"].as_str(), Some("127.0.0.1:50051"));
+}
+
+#[test]
+fn the_environment_can_name_the_file() {
+    let (_directory, path) = file("max_rank_images = 3");
+    let printed = Call::new(&[]).env("PCQA_CONFIG", path.to_str().unwrap()).printed();
+    assert_eq!(printed["max_rank_images"].as_integer(), Some(3));
+}
+
+#[test]
+fn the_printed_configuration_is_a_configuration_file() {
+    let changes = [
+        "--listen=[::1]:7",
+        "--bundle=/b",
+        "--device=cpu",
+        "--dtype=f32",
+        "--tta",
+        "--threads=3",
+        "--max-video-seconds=1.5",
+        "--log=warn,pcqa=debug",
+        "--log-format=json",
+    ];
+    let printed = Call::new(&changes).printed();
+    assert_eq!(printed["tta"].as_bool(), Some(true));
+    assert_eq!(printed["max_video_seconds"].as_float(), Some(1.5));
+    let (_directory, path) = file(&toml::to_string(&printed).unwrap());
+    assert_eq!(Call::new(&["--config", path.to_str().unwrap()]).printed(), printed);
+    assert_ne!(Call::new(&[]).printed(), printed);
+}
+
+#[test]
+fn every_option_of_the_file_is_a_flag_with_a_help_text() {
+    let help = String::from_utf8(Call::new(&["--help"]).output().stdout).unwrap();
+    for key in Call::new(&[]).printed().keys() {
+        assert!(help.contains(&format!("--{}", key.replace('_', "-"))), "{key}\n{help}");
+    }
+}
+
+#[test]
+fn bad_values_are_refused_in_one_line_that_names_the_key() {
+    let flags = [
+        ("--listen=nowhere", "--listen"),
+        ("--device=gpu", "--device"),
+        ("--dtype=f64", "--dtype"),
+        ("--max-image-bytes=0", "--max-image-bytes"),
+        ("--max-image-bytes=many", "--max-image-bytes"),
+        ("--max-video-seconds=-1", "--max-video-seconds"),
+        ("--max-video-seconds=nan", "--max-video-seconds"),
+        ("--drain-grace-seconds=1e300", "--drain-grace-seconds"),
+        ("--log=pcqa=loud", "--log"),
+        ("--log-format=xml", "--log-format"),
+        ("--tta=perhaps", "--tta"),
+        ("--no-such-option", "--no-such-option"),
+        ("stray", "stray"),
+        ("--config=/does/not/exist.toml", "/does/not/exist.toml"),
+    ];
+    for (flag, key) in flags {
+        let line = Call::new(&[flag]).refused();
+        assert!(line.contains(key), "{flag}: {line}");
+    }
+}
+
+#[test]
+fn bad_files_are_refused_by_name_and_key() {
+    let files = [
+        ("max_prompt_byte = 1", "max_prompt_byte: there is no such option"),
+        ("config = \"other.toml\"", "config: there is no such option"),
+        ("print_config = true", "print_config: there is no such option"),
+        ("max_prompt_bytes = \"long\"", "max_prompt_bytes: invalid value 'long'"),
+        ("max_prompt_bytes = -1", "max_prompt_bytes: invalid value '-1'"),
+        ("max_prompt_bytes = [1]", "max_prompt_bytes: is array, expected a single value"),
+        ("max_prompt_bytes = 1\nlisten = ", "line 2: "),
+        ("[limits]\nmax_prompt_bytes = 1", "limits: there is no such option"),
+    ];
+    for (text, problem) in files {
+        let (_directory, path) = file(text);
+        let line = Call::new(&["--config", path.to_str().unwrap()]).refused();
+        assert!(line.contains(&format!("{}: {problem}", path.display())), "{text}: {line}");
+    }
+}
+
+#[test]
+fn bad_variables_are_refused_by_name() {
+    let line = Call::new(&[]).env("PCQA_MAX_PROMPT_BYTES", "long").refused();
+    assert!(line.contains("PCQA_MAX_PROMPT_BYTES: invalid value 'long'"), "{line}");
+    let line = Call::new(&[]).env("PCQA_MAX_PROMPT_BYTE", "1").refused();
+    assert!(line.contains("PCQA_MAX_PROMPT_BYTE: there is no such option"), "{line}");
+}
+
+#[test]
+fn variables_of_the_client_and_of_kubernetes_are_let_be() {
+    let call = Call::new(&[])
+        .env("PCQA_SERVER", "http://127.0.0.1:50051")
+        .env("PCQA_SERVICE_HOST", "10.0.0.1")
+        .env("PCQA_PORT", "tcp://10.0.0.1:50051")
+        .env("PCQA_PORT_50051_TCP_ADDR", "10.0.0.1");
+    call.printed();
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let pairs: [(&[&str], &str); 4] = [
+        (
+            &["--max-message-bytes=1000000"],
+            "max_image_bytes: is 33554432, must be at most max_message_bytes, which is 1000000",
+        ),
+        (&["--max-queue-frames=31"], "max_rank_images: is 32, must be at most max_queue_frames, which is 31"),
+        (&["--max-timeout-seconds=29"], "default_timeout_seconds: is 30, must be at most max_timeout_seconds"),
+        (&["--max-message-bytes=4294967296"], "max_message_bytes: is 4294967296"),
+    ];
+    for (flags, problem) in pairs {
+        let line = Call::new(flags).refused();
+        assert!(line.contains(problem), "{line}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let output = Call::new(&["--device=cuda:7", "--listen=127.0.0.1:0"]).output();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("device: cuda:7 is not available"), "{text}");
+}

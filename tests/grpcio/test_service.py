@@ -1,0 +1,247 @@
+"""Scores through PyPI's grpcio, a client that is not ours.
+
+    python tests/grpcio/test_service.py target/debug/pcqa-server
+
+needs the packages of requirements.in and the ffmpeg command line. Starts the given server on a free port with the
+bundle that is compiled in, and stops it.
+"""
+
+import contextlib
+import importlib
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = "pcqa.v1.ScoringService"
+PROMPT = "a lighthouse in the fog"
+PATIENCE = 120
+
+
+def generate(directory):
+    """Makes the stubs of our proto files in `directory` and imports them."""
+    proto = ROOT / "proto"
+    arguments = ["protoc", f"-I{proto}", f"--python_out={directory}", f"--grpc_python_out={directory}"]
+    well_known = Path(protoc.__file__).parent / "_proto"
+    code = protoc.main([*arguments, f"-I{well_known}", str(proto / "pcqa/v1/scoring.proto")])
+    assert code == 0, "protoc failed"
+    sys.path.insert(0, directory)
+    return importlib.import_module("pcqa.v1.scoring_pb2"), importlib.import_module("pcqa.v1.scoring_pb2_grpc")
+
+
+@contextlib.contextmanager
+def serving(program):
+    """A server on a free port: its address and its process."""
+    process = subprocess.Popen(
+        [program, "--listen=127.0.0.1:0", "--default-timeout-seconds=120"], stderr=subprocess.PIPE, text=True
+    )
+    lines = queue.Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
+    try:
+        address, seen = None, []
+        while not seen or " ready " not in seen[-1]:
+            try:
+                seen.append(lines.get(timeout=PATIENCE))
+            except queue.Empty:
+                raise AssertionError("the server did not get ready:\n" + "".join(seen)) from None
+            if "listen=" in seen[-1]:
+                address = seen[-1].split("listen=")[1].strip()
+        yield address, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def png(seed, width=48, height=32):
+    """A small RGB picture."""
+    rows = b"".join(
+        b"\0" + bytes((seed * 40 + x * 5 + y * 3 * c) % 256 for x in range(width) for c in range(3))
+        for y in range(height)
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    )
+
+
+def clip(directory, frames):
+    """An H.264 clip."""
+    path = os.path.join(directory, "clip.mp4")
+    source = ["-f", "lavfi", "-i", "testsrc=size=128x96:rate=10", "-frames:v", str(frames)]
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", *source, "-c:v", "libx264", path], check=True)
+    return Path(path).read_bytes()
+
+
+def numbers(score):
+    """What depends on nothing but prompt and media."""
+    return score.mos, score.z, [(e.expert, e.raw, e.z) for e in score.experts], score.frames_used
+
+
+def refused(call, *arguments, **options):
+    """The error that `call` ends with: code, message, and its typed details."""
+    try:
+        call(*arguments, **options)
+    except grpc.RpcError as error:
+        found = rpc_status.from_call(error)
+        details = {}
+        for packed in found.details if found else []:
+            for kind in (error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+                if packed.Is(kind.DESCRIPTOR):
+                    details[kind.DESCRIPTOR.name] = unpacked = kind()
+                    packed.Unpack(unpacked)
+        return error.code(), error.details(), details
+    raise AssertionError("was not refused")
+
+
+class Tests:
+    """Each method named test_… is one test."""
+
+    def __init__(self, pb, stub, channel, process, directory):
+        self.pb, self.stub, self.channel, self.process, self.directory = pb, stub, channel, process, directory
+
+    def image(self, prompt, image):
+        return self.stub.ScoreImage(self.pb.ScoreImageRequest(prompt=prompt, image=image)).score
+
+    def test_image(self):
+        first, again, other = self.image(PROMPT, png(1)), self.image(PROMPT, png(1)), self.image(PROMPT, png(2))
+        assert numbers(first) == numbers(again)
+        assert first.z != other.z
+        assert first.frames_used == 1 and len(first.experts) >= 1
+        assert abs(first.z - sum(e.z for e in first.experts) / len(first.experts)) < 1e-9
+        assert first.timings.total.ToTimedelta().total_seconds() > 0
+
+    def test_video(self):
+        for frames, used in [(3, 3), (40, 16)]:
+            request = self.pb.ScoreVideoRequest(prompt=PROMPT, video=clip(self.directory, frames))
+            assert self.stub.ScoreVideo(request).score.frames_used == used
+
+    def test_stream(self):
+        request = self.pb.ScoreStreamRequest
+        items = [
+            request(item_id="image", prompt=PROMPT, image=png(1)),
+            request(item_id="bad", prompt=PROMPT, image=b"words"),
+            request(item_id="clip", prompt=PROMPT, video=clip(self.directory, 3)),
+            request(item_id="none", prompt=PROMPT),
+        ]
+        answers = {answer.item_id: answer for answer in self.stub.ScoreStream(iter(items))}
+        assert numbers(answers["image"].score) == numbers(self.image(PROMPT, png(1)))
+        assert answers["clip"].score.frames_used == 3
+        assert (answers["bad"].error.code, answers["bad"].error.field) == (3, "image")
+        assert (answers["none"].error.code, answers["none"].error.field) == (3, "media")
+
+    def test_rank(self):
+        images = [png(seed) for seed in range(4)]
+        ranked = self.stub.RankImages(self.pb.RankImagesRequest(prompt=PROMPT, images=images)).ranked
+        assert sorted(image.index for image in ranked) == [0, 1, 2, 3]
+        scores = [image.score.mos for image in ranked]
+        assert scores == sorted(scores, reverse=True)
+        for image in ranked:
+            assert numbers(image.score) == numbers(self.image(PROMPT, images[image.index]))
+
+    def test_model(self):
+        model = self.stub.GetModel(self.pb.GetModelRequest()).model
+        assert model.name and len(model.digest) == 64 and model.limits.max_frames_used == 16
+        tracks = {expert.track for expert in model.experts}
+        assert tracks == {self.pb.TRACK_IMAGE, self.pb.TRACK_VIDEO}
+
+    def test_bad_input_names_its_field(self):
+        image, video, rank = self.pb.ScoreImageRequest, self.pb.ScoreVideoRequest, self.pb.RankImagesRequest
+        cases = [
+            (self.stub.ScoreImage, image(prompt=PROMPT), ["image"]),
+            (self.stub.ScoreImage, image(image=png(1)), ["prompt"]),
+            (self.stub.ScoreImage, image(prompt=PROMPT, image=png(1)[:60]), ["image"]),
+            (self.stub.ScoreImage, image(prompt="p" * 1_000_000, image=png(1)), ["prompt"]),
+            (self.stub.ScoreImage, image(prompt=PROMPT, image=clip(self.directory, 2)), ["image"]),
+            (self.stub.ScoreVideo, video(prompt=PROMPT, video=png(1)), ["video"]),
+            (self.stub.ScoreVideo, video(prompt=PROMPT, video=b"#EXTM3U\nfile:///etc/passwd\n"), ["video"]),
+            (self.stub.RankImages, rank(prompt=PROMPT), ["images"]),
+            (self.stub.RankImages, rank(prompt=PROMPT, images=[b"", png(1), b"?"]), ["images[0]", "images[2]"]),
+        ]
+        for call, request, fields in cases:
+            code, message, details = refused(call, request)
+            assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, message)
+            assert [v.field for v in details["BadRequest"].field_violations] == fields, (fields, message)
+            assert message.startswith(fields[0] + ": "), message
+
+    def test_text_that_is_not_utf8(self):
+        raw = self.channel.unary_unary(f"/{SERVICE}/ScoreImage")
+        code, message, details = refused(raw, b"\x0a\x02\xff\xfe\x12\x01x")
+        assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, message)
+        assert [v.field for v in details["BadRequest"].field_violations] == ["prompt"]
+
+    def test_message_over_the_limit(self):
+        request = self.pb.ScoreImageRequest(prompt=PROMPT, image=bytes(64 << 20))
+        code, message, _ = refused(self.stub.ScoreImage, request)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, message)
+        assert message.endswith(f"the limit is {64 << 20}"), message
+
+    def test_deadline(self):
+        request = self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1, 2000, 1000))
+        code, message, _ = refused(self.stub.ScoreImage, request, timeout=0.001)
+        assert code == grpc.StatusCode.DEADLINE_EXCEEDED, (code, message)
+
+    def test_cancel(self):
+        call = self.stub.ScoreImage.future(self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1)))
+        call.cancel()
+        assert call.code() == grpc.StatusCode.CANCELLED
+        self.image(PROMPT, png(1))
+
+    def test_health(self):
+        health = health_pb2_grpc.HealthStub(self.channel)
+        for service in ["", SERVICE]:
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
+        code, _, _ = refused(health.Check, health_pb2.HealthCheckRequest(service="another"))
+        assert code == grpc.StatusCode.NOT_FOUND
+
+    def test_reflection(self):
+        database = ProtoReflectionDescriptorDatabase(self.channel)
+        assert SERVICE in database.get_services()
+        file = database.FindFileContainingSymbol(SERVICE)
+        assert [service.name for service in file.service] == ["ScoringService"]
+
+    def test_zz_end(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=PATIENCE) == 0
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    passed, failed = 0, 0
+    with tempfile.TemporaryDirectory() as directory, serving(sys.argv[1]) as (address, process):
+        pb, pb_grpc = generate(directory)
+        with grpc.insecure_channel(address, options=options) as channel:
+            tests = Tests(pb, pb_grpc.ScoringServiceStub(channel), channel, process, directory)
+            for name in sorted(name for name in dir(tests) if name.startswith("test_")):
+                begin = time.monotonic()
+                try:
+                    getattr(tests, name)()
+                    passed += 1
+                    print(f"ok      {name} ({time.monotonic() - begin:.2f} s)", flush=True)
+                except Exception as error:  # noqa: BLE001: a test may fail in any way
+                    failed += 1
+                    print(f"FAILED  {name}: {type(error).__name__}: {error}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

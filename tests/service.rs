@@ -1,0 +1,14 @@
+//! The service through a real client, against the real binary.
+
+#[path = "service/bad_input.rs"]
+mod bad_input;
+#[path = "service/house.rs"]
+mod house;
+#[path = "service/life.rs"]
+mod life;
+#[path = "service/load.rs"]
+mod load;
+#[path = "service/media.rs"]
+mod media;
+#[path = "service/scores.rs"]
+mod scores;

@@ -1,0 +1,134 @@
+//! A `pcqa-server` process on a free port, and clients of it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pcqa::proto::scoring_service_client::ScoringServiceClient;
+use pcqa::proto::{
+    GetModelRequest, ModelInfo, RankImagesRequest, RankedImage, Score, ScoreImageRequest, ScoreVideoRequest,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Long enough for the slowest machine; nothing waits for it that works.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct House {
+    process: Child,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    pub channel: Channel,
+}
+
+impl House {
+    /// Starts a server with `flags` and waits until it is ready.
+    pub async fn start(flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_pcqa-server"))
+            .args(["--listen=127.0.0.1:0", "--log=info,pcqa=debug", "--decoder-workers=2"])
+            .args(["--default-timeout-seconds=120", "--max-timeout-seconds=240"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = process.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, lines) = mpsc::channel();
+        let reader = std::thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    *log.lock().unwrap() += &format!("{line}\n");
+                    let _ = sender.send(line);
+                }
+            }
+        });
+        let mut address = None;
+        loop {
+            let line = lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("the server did not get ready:\n{}", log.lock().unwrap()));
+            if let Some((_, found)) = line.split_once("listen=") {
+                address = Some(found.trim().to_owned());
+            }
+            if line.contains("ready device=") {
+                break;
+            }
+        }
+        let channel = Channel::from_shared(format!("http://{}", address.unwrap())).unwrap().connect_lazy();
+        Self { process, log, reader: Some(reader), channel }
+    }
+
+    pub fn client(&self) -> ScoringServiceClient<Channel> {
+        ScoringServiceClient::new(self.channel.clone()).max_encoding_message_size(usize::MAX)
+    }
+
+    pub async fn image(&self, prompt: &str, image: Vec<u8>) -> Result<Score, Status> {
+        let request = ScoreImageRequest { prompt: prompt.to_owned(), image: image.into() };
+        self.client().score_image(request).await.map(|answer| answer.into_inner().score.unwrap())
+    }
+
+    pub async fn video(&self, prompt: &str, video: Vec<u8>) -> Result<Score, Status> {
+        let request = ScoreVideoRequest { prompt: prompt.to_owned(), video: video.into() };
+        self.client().score_video(request).await.map(|answer| answer.into_inner().score.unwrap())
+    }
+
+    pub async fn rank(&self, prompt: &str, images: Vec<Vec<u8>>) -> Result<Vec<RankedImage>, Status> {
+        let images = images.into_iter().map(Into::into).collect();
+        let request = RankImagesRequest { prompt: prompt.to_owned(), images };
+        self.client().rank_images(request).await.map(|answer| answer.into_inner().ranked)
+    }
+
+    pub async fn model(&self) -> ModelInfo {
+        self.client().get_model(GetModelRequest {}).await.unwrap().into_inner().model.unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// Waits for the process to end; its status and its whole log.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                self.reader.take().unwrap().join().unwrap();
+                return (status, self.log.lock().unwrap().clone());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server did not end:\n{}", self.log.lock().unwrap());
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The field that `status` blames, which must be the only one, and the message.
+pub fn blamed(status: &Status) -> (String, String) {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let details = status.get_error_details();
+    let violations = &details.bad_request().unwrap().field_violations;
+    assert_eq!(violations.len(), 1, "{violations:?}");
+    (violations[0].field.clone(), status.message().to_owned())
+}
+
+/// The parts of a score that depend on nothing but prompt and media.
+pub fn numbers(score: &Score) -> Score {
+    Score { timings: None, ..score.clone() }
+}

@@ -1,0 +1,157 @@
+//! Start, health, reflection, drain, end.
+
+use pcqa::proto::ScoreStreamRequest;
+use pcqa::proto::score_stream_request::Media;
+use pcqa::proto::score_stream_response::Outcome;
+use rustix::process::Signal;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::house::House;
+use crate::media::png;
+
+const SERVICE: &str = "pcqa.v1.ScoringService";
+
+#[tokio::test]
+async fn health_knows_the_process_the_service_and_nothing_else() {
+    let house = House::start(&[]).await;
+    let mut health = HealthClient::new(house.channel.clone());
+    for service in ["", SERVICE] {
+        let answer = health.check(asking(service)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    assert_eq!(health.check(asking("another")).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn both_reflections_list_the_service_and_describe_it() {
+    let house = House::start(&[]).await;
+
+    use v1::server_reflection_request::MessageRequest;
+    use v1::server_reflection_response::MessageResponse;
+    let ask = |question| v1::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let questions = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(SERVICE.to_owned())),
+    ];
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(house.channel.clone());
+    let mut answers = client.server_reflection_info(tokio_stream::iter(questions)).await.unwrap().into_inner();
+    match answers.message().await.unwrap().unwrap().message_response {
+        Some(MessageResponse::ListServicesResponse(list)) => {
+            assert!(list.service.iter().any(|service| service.name == SERVICE), "{list:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    match answers.message().await.unwrap().unwrap().message_response {
+        Some(MessageResponse::FileDescriptorResponse(files)) => assert!(!files.file_descriptor_proto.is_empty()),
+        other => panic!("{other:?}"),
+    }
+
+    use v1alpha::server_reflection_request::MessageRequest as AlphaRequest;
+    use v1alpha::server_reflection_response::MessageResponse as AlphaResponse;
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(AlphaRequest::ListServices(String::new())),
+    };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(house.channel.clone());
+    let mut answers = client.server_reflection_info(tokio_stream::iter([question])).await.unwrap().into_inner();
+    match answers.message().await.unwrap().unwrap().message_response {
+        Some(AlphaResponse::ListServicesResponse(list)) => {
+            assert!(list.service.iter().any(|service| service.name == SERVICE), "{list:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_call_in_progress_is_finished_before_the_end() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let house = House::start(&["--drain-grace-seconds=600"]).await;
+        let mut health = HealthClient::new(house.channel.clone());
+        let mut watch = health.watch(asking(SERVICE)).await.unwrap().into_inner();
+        assert_eq!(next(&mut watch).await.unwrap().status(), ServingStatus::Serving);
+        let (items, requests) = tokio::sync::mpsc::channel(1);
+        let mut answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        items.send(item("before")).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().item_id, "before");
+
+        house.signal(signal);
+        assert_eq!(next(&mut watch).await.unwrap().status(), ServingStatus::NotServing);
+        assert!(next(&mut watch).await.is_none(), "a watch does not hold up the drain");
+        items.send(item("during")).await.unwrap();
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.item_id, "during");
+        assert!(matches!(answer.outcome, Some(Outcome::Score(_))));
+        drop(items);
+        assert!(answers.message().await.unwrap().is_none());
+        let (status, log) = house.ended();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("drained"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn calls_beyond_the_grace_are_cut_and_the_end_is_clean() {
+    let house = House::start(&["--drain-grace-seconds=0.2"]).await;
+    let (items, requests) = tokio::sync::mpsc::channel(1);
+    let mut answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    items.send(item("one")).await.unwrap();
+    answers.message().await.unwrap().unwrap();
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("still in progress after the grace period"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let house = House::start(&["--drain-grace-seconds=600"]).await;
+    let mut health = HealthClient::new(house.channel.clone());
+    let mut watch = health.watch(asking(SERVICE)).await.unwrap().into_inner();
+    next(&mut watch).await.unwrap();
+    let (items, requests) = tokio::sync::mpsc::channel::<ScoreStreamRequest>(1);
+    let _answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap();
+    house.signal(Signal::TERM);
+    assert_eq!(next(&mut watch).await.unwrap().status(), ServingStatus::NotServing);
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+    drop(items);
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    let cases: [(&[&str], &str); 3] = [
+        (&[&listen], "listen: cannot bind"),
+        (&["--listen=127.0.0.1:0", "--bundle=/does/not/exist"], "/does/not/exist"),
+        (&["--listen=127.0.0.1:0", "--decoder=/does/not/exist"], "/does/not/exist"),
+    ];
+    for (flags, problem) in cases {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pcqa-server")).args(flags).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(problem), "{log}");
+    }
+}
+
+fn asking(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest { service: service.to_owned() }
+}
+
+async fn next(watch: &mut tonic::Streaming<HealthCheckResponse>) -> Option<HealthCheckResponse> {
+    watch.message().await.unwrap()
+}
+
+fn item(id: &str) -> ScoreStreamRequest {
+    ScoreStreamRequest {
+        item_id: id.to_owned(),
+        prompt: "a lighthouse".to_owned(),
+        media: Some(Media::Image(png(1).into())),
+    }
+}
