@@ -83,10 +83,6 @@ impl GoldenEnsemble {
         load(self.name(), &self.manifest, LoadOptions { device: Device::Cpu, dtype, tta }, |_| None)
     }
 
-    pub fn case(&self, name: &str) -> &Case {
-        self.cases.iter().find(|case| case.name == name).unwrap()
-    }
-
     pub fn name(&self) -> &str {
         self.manifest.name.strip_prefix("golden-").unwrap()
     }
