@@ -2,7 +2,7 @@
 
     python tests/grpcio/test_service.py target/debug/pcqa-server
 
-needs the packages of requirements.in and the ffmpeg command line. Starts the given server on a free port with the
+needs the packages of deploy/setup/tools.in and the ffmpeg command line. Starts the given server on a free port with the
 bundle that is compiled in, and stops it.
 """
 
