@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> Result<Ending> {
         loaded = loading => loaded.context("loading panicked")??,
         () = signals.next() => return Ok(Ending::Asked),
     };
-    let scoring: &Scoring = scoring.get_or_init(|| loaded);
+    let scoring = scoring.get_or_init(|| Arc::new(loaded));
     set_health(&health, ServingStatus::Serving).await;
     announce_ready(scoring, begin.elapsed());
 
@@ -103,7 +103,7 @@ pub async fn run(config: Config) -> Result<Ending> {
 
 async fn serve(
     config: &Config,
-    scoring: Arc<OnceLock<Scoring>>,
+    scoring: Arc<OnceLock<Arc<Scoring>>>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<Transport> {

@@ -18,14 +18,14 @@ use crate::proto::scoring_service_server::ScoringService;
 /// The scoring service; it answers UNAVAILABLE until the model is loaded.
 #[derive(Clone)]
 pub(super) struct Service {
-    pub scoring: Arc<OnceLock<Scoring>>,
+    pub scoring: Arc<OnceLock<Arc<Scoring>>>,
     pub options: TimeOptions,
 }
 
 impl Service {
     /// Not there before the model is loaded and warm.
-    pub fn ready(&self) -> Result<&Scoring, ServiceError> {
-        self.scoring.get().ok_or(ServiceError::Unavailable("the model is loading"))
+    fn ready(&self) -> Result<Arc<Scoring>, ServiceError> {
+        self.scoring.get().cloned().ok_or(ServiceError::Unavailable("the model is loading"))
     }
 }
 
@@ -57,9 +57,9 @@ impl ScoringService for Service {
         &self,
         request: Request<Streaming<proto::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        self.ready()?;
+        let scoring = self.ready()?;
         let call = extension::<Call>(&request)?;
-        Ok(Response::new(stream::answers(self.clone(), call, request.into_inner())))
+        Ok(Response::new(stream::answers(scoring, self.options.clone(), call, request.into_inner())))
     }
 
     async fn rank_images(

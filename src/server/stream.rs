@@ -5,16 +5,16 @@
 
 use std::future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
 use super::call::{Call, out_of_time, size_limit_named};
+use super::config::TimeOptions;
 use super::error::ServiceError;
-use super::scoring::Clock;
-use super::service::Service;
+use super::scoring::{Clock, Scoring};
 use crate::model::Track;
 use crate::proto::score_stream_request::Media;
 use crate::proto::score_stream_response::Outcome;
@@ -26,16 +26,18 @@ const MAX_ITEM_ID_BYTES: usize = 256;
 /// The answers to `requests`, in the order in which they finish. Ends after the last item, or with the status of what
 /// ended the call: the deadline that the caller set for all of it, or a message that could not be read.
 pub(super) fn answers(
-    service: Service,
+    scoring: Arc<Scoring>,
+    options: TimeOptions,
     call: Call,
     requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
 ) -> BoxStream<'static, Result<ScoreStreamResponse, Status>> {
     let end = Arc::new(End::default());
     let deadline = call.client_timeout.map(|timeout| call.arrived + timeout);
-    let in_flight = service.options.max_stream_in_flight.get();
+    let in_flight = options.max_stream_in_flight.get();
     let items = requests.scan(end.clone(), |end, request| future::ready(end.note(request)));
+    let item_timeout = options.default_timeout_seconds.duration();
     let answers = items
-        .map(move |item| answer(service.clone(), item, deadline))
+        .map(move |item| answer(scoring.clone(), item, item_timeout, deadline))
         .buffer_unordered(in_flight)
         .map(Ok)
         .take_until(expiry(call.clone(), end.clone()));
@@ -47,13 +49,17 @@ pub(super) fn answers(
     answers.chain(last.filter_map(|status| future::ready(status.map(Err)))).boxed()
 }
 
-async fn answer(service: Service, item: ScoreStreamRequest, call_deadline: Option<Instant>) -> ScoreStreamResponse {
+async fn answer(
+    scoring: Arc<Scoring>,
+    item: ScoreStreamRequest,
+    timeout: Duration,
+    call_deadline: Option<Instant>,
+) -> ScoreStreamResponse {
     let arrived = Instant::now();
-    let timeout = service.options.default_timeout_seconds.duration();
     let deadline = call_deadline.map_or(arrived + timeout, |deadline| deadline.min(arrived + timeout));
     let clock = Clock { arrived, deadline };
     let item_id = item.item_id.clone();
-    let outcome = match tokio::time::timeout_at(deadline.into(), score(&service, item, clock)).await {
+    let outcome = match tokio::time::timeout_at(deadline.into(), score(&scoring, item, clock)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(out_of_time(deadline.saturating_duration_since(arrived))),
     };
@@ -64,7 +70,7 @@ async fn answer(service: Service, item: ScoreStreamRequest, call_deadline: Optio
     ScoreStreamResponse { item_id, outcome: Some(outcome) }
 }
 
-async fn score(service: &Service, item: ScoreStreamRequest, clock: Clock) -> Result<crate::proto::Score, ServiceError> {
+async fn score(scoring: &Scoring, item: ScoreStreamRequest, clock: Clock) -> Result<crate::proto::Score, ServiceError> {
     let bytes = item.item_id.len();
     if bytes > MAX_ITEM_ID_BYTES {
         return Err(ServiceError::invalid("item_id", format!("has {bytes} bytes, the limit is {MAX_ITEM_ID_BYTES}")));
@@ -74,7 +80,7 @@ async fn score(service: &Service, item: ScoreStreamRequest, clock: Clock) -> Res
         Some(Media::Video(video)) => (Track::Video, "video", video),
         None => return Err(ServiceError::invalid("media", "is missing; set image or video")),
     };
-    service.ready()?.score(track, field, &item.prompt, media, clock).await
+    scoring.score(track, field, &item.prompt, media, clock).await
 }
 
 /// Resolves when the deadline of the whole call has passed.
