@@ -37,20 +37,29 @@ install_packages() {
   done
   [ ${#missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -ne 0 ]; then
-    die "missing packages; run this, then try again:  sudo apt-get install -y --no-install-recommends ${missing[*]}"
+    die "missing packages; run this, then try again:
+  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
   fi
   say "installing ${missing[*]}"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-check_rust() {
-  command -v cargo >/dev/null || die "cargo is missing; install Rust (rust-version in Cargo.toml) with rustup"
+# Before anything is installed: what this script cannot install.
+check_machine() {
+  local wanted found
+  [ "$(uname -sm)" = "Linux x86_64" ] || die "this is $(uname -sm); the pinned libtorch is for Linux x86_64"
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  found=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
+  if ! command -v cargo >/dev/null || ! printf '%s\n' "$wanted" "${found:-0}" | sort -VC; then
+    die "Rust $wanted or newer is needed, found ${found:-none}; install it with rustup"
+  fi
 }
 
-# A virtual environment of the given name that pip runs in; PyPI is reached as pip is configured here.
+# A virtual environment that pip runs in, made anew when its Python is gone; packages come from where pip is
+# configured to look.
 make_venv() {
-  [ -x "$1/bin/pip" ] || python3 -m venv "$1"
+  "$1/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$1"
 }
 
 # fetch_wheels LOCK DIR: downloads exactly what LOCK pins. The wheels are for one Python and platform whatever python3
@@ -60,7 +69,7 @@ fetch_wheels() {
   local tags=()
   for tag in 2_28 2_27 2_25 2_24 2_17; do tags+=(--platform "manylinux_${tag}_x86_64"); done
   tags+=(--platform manylinux2014_x86_64)
-  "$cache/pip/bin/pip" download --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
+  "$cache/pip/bin/python" -m pip download --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
     --only-binary=:all: --python-version 3.11 "${tags[@]}" -d "$2" -r "$1"
 }
 
@@ -69,18 +78,16 @@ unpack() {
   local name=$1 lock=$2 script=$3 out
   out="$cache/$name-$(cat "$lock" "$script" | sha256sum | cut -c1-12)"
   if [ ! -d "$out" ]; then
-    mkdir -p "$cache"
     scratch=$(mktemp -d "$cache/wheels.XXXXXX")
     say "downloading $name to $out"
     fetch_wheels "$lock" "$scratch"
     python3 "$script" "$scratch" "$out"
     rm -rf "$scratch"
   fi
-  ln -sfn "$out" ".$name"
+  ln -sfnT "$out" ".$name"
 }
 
 install_libtorch() {
-  [ "$(uname -sm)" = "Linux x86_64" ] || die "the pinned libtorch is for Linux on x86_64"
   if [ -n "${LIBTORCH:-}" ]; then
     say "using LIBTORCH=$LIBTORCH"
     return
@@ -92,21 +99,28 @@ install_libtorch() {
 install_tools() {
   local venv
   venv="$cache/tools-$(sha256sum <$here/tools.lock | cut -c1-12)"
-  if [ ! -e "$venv/complete" ]; then
+  if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c pass 2>/dev/null; then
     say "installing buf and grpcio to $venv"
-    mkdir -p "$cache"
+    rm -f "$venv/complete"
     make_venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
     touch "$venv/complete"
   fi
-  ln -sfn "$venv" .tools
+  ln -sfnT "$venv" .tools
 }
 
 [ $# -gt 0 ] || die "say what for: build, test, lint, demo"
+for step in "$@"; do packages_for "$step" >/dev/null; done
+check_machine
 install_packages "$@"
+# One at a time over all clones; what an interrupted run has left is in nobody's use then.
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
+rm -rf "$cache"/wheels.* "$cache"/*.part*
 for step in "$@"; do
   case $step in
-    build) check_rust; install_libtorch ;;
+    build) install_libtorch ;;
     test | lint) install_tools ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
   esac
