@@ -100,10 +100,16 @@ impl TextTower {
         if count == 0 || count as i64 > limit {
             return Err(ModelError::Input(format!("a prompt has {count} tokens, expected 1 to {limit}")));
         }
-        match prompt.ids.iter().find(|&&id| i64::from(id) >= self.vocabulary) {
-            Some(id) => Err(ModelError::Input(format!("token {id} is outside of the {} known ones", self.vocabulary))),
-            None => Ok(()),
+        if let Some(id) = prompt.ids.iter().find(|&&id| i64::from(id) >= self.vocabulary) {
+            return Err(ModelError::Input(format!("token {id} is outside of the {} known ones", self.vocabulary)));
         }
+        // CLIP pools at the highest id: a tokenizer that ends elsewhere was not made for this tower.
+        let (last, highest) = (prompt.ids[count - 1], self.vocabulary - 1);
+        if i64::from(last) != highest {
+            let problem = format!("ends prompts with id {last}, a text tower expects its highest, {highest}");
+            return Err(ModelError::Manifest { key: "text.tokenizer".to_owned(), problem });
+        }
+        Ok(())
     }
 
     fn embed(&self, ids: &[i64], ends: &[i64], length: i64) -> Forward {

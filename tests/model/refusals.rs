@@ -298,6 +298,9 @@ fn input_that_does_not_fit_is_refused() {
             other => panic!("{other:?}"),
         }
     }
+    let of_another_vocabulary = TokenIds { ids: vec![49405, 320, 49406].into(), truncated: false };
+    let refusal = network.encode_prompts(&[&of_another_vocabulary]).unwrap_err().to_string();
+    assert!(refusal.starts_with("bundle.toml: text.tokenizer: ends prompts with id 49406"), "{refusal}");
 }
 
 #[test]
