@@ -63,12 +63,11 @@ fn refusal(error: &str) -> Status {
         Some((path, rest)) if path.contains('.') && !path.contains(' ') => {
             (path.rsplit('.').next().unwrap_or(path), rest)
         }
-        _ => ("", problem),
+        _ => ("request", problem),
     };
     let mut details = ErrorDetails::new();
     details.add_bad_request_violation(field, problem);
-    let message = if field.is_empty() { format!("request: {problem}") } else { format!("{field}: {problem}") };
-    Status::with_error_details(tonic::Code::InvalidArgument, message, details)
+    Status::with_error_details(tonic::Code::InvalidArgument, format!("{field}: {problem}"), details)
 }
 
 #[cfg(test)]
@@ -90,6 +89,7 @@ mod tests {
         let error = ScoreImageRequest::decode(&b"\xff\xff\xff"[..]).unwrap_err();
         let status = refusal(&error.to_string());
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "request");
         assert!(status.message().starts_with("request: "), "{}", status.message());
     }
 }
