@@ -2,8 +2,9 @@
 //! so that a call may always be repeated.
 
 use std::collections::hash_map::RandomState;
-use std::error::Error as _;
+use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
+use std::iter;
 use std::time::{Duration, Instant};
 
 use tonic::{Code, Request, Response, Status};
@@ -38,15 +39,23 @@ impl Policy {
                 Ok(answer) => return Ok((answer, start.elapsed())),
                 Err(status) => status,
             };
-            let is_worth_it = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable);
-            if !is_worth_it || tries == self.retries {
+            if !may_pass(&status) || tries == self.retries {
                 return Err(status);
             }
-            let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            tokio::time::sleep(wait_before(tries, asked, random_fraction())).await;
+            tokio::time::sleep(wait_before(tries, asked_wait(&status), random_fraction())).await;
             tries += 1;
         }
     }
+}
+
+/// Whether the same call may succeed later.
+pub fn may_pass(status: &Status) -> bool {
+    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+}
+
+/// How long the server asks to wait before the next try.
+pub fn asked_wait(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
 /// One try. The deadline travels with the call and holds here as well, whatever the server does; it ends in
@@ -80,7 +89,7 @@ fn is_broken_connection(status: &Status) -> bool {
 
 /// The server's wish and up to a quarter more, or from half to all of 0.5 s, 1 s, 2 s … 30 s, so that calls that were
 /// refused together do not come back together. `fraction` is in [0, 1].
-fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
+pub fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(30);
     match asked {
@@ -90,18 +99,19 @@ fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
 }
 
 /// In [0, 1]; good enough to spread retries.
-fn random_fraction() -> f64 {
+pub fn random_fraction() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
+/// The error and its causes, the innermost last.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&cause| cause.source())
+}
+
 /// The innermost cause: tonic's own messages stop at "transport error".
-pub fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// `CODE: message`.
