@@ -79,8 +79,16 @@ pub async fn once<M, R>(
         Ok(Err(status)) if status.code() == Code::Cancelled && start.elapsed() >= timeout => Err(expired()),
         // Only what happened on this side has a source. tonic calls many broken connections UNKNOWN or CANCELLED.
         Ok(Err(status)) if is_broken_connection(&status) => Err(Status::unavailable(root_cause(&status))),
+        Ok(Err(status)) if is_unreadable_answer(&status) => {
+            Err(Status::internal(format!("the server's answer cannot be read: {}", status.message())))
+        }
         Ok(Err(status)) => Err(status),
     }
+}
+
+/// The codec calls what does not decode an invalid argument; here it is the server that sent it.
+fn is_unreadable_answer(status: &Status) -> bool {
+    status.source().is_some() && status.code() == Code::InvalidArgument
 }
 
 fn is_broken_connection(status: &Status) -> bool {
@@ -159,6 +167,17 @@ mod tests {
         let waits: Vec<f64> = (0..9).map(|tries| wait_before(tries, None, 1.0).as_secs_f64()).collect();
         assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
         assert_eq!(wait_before(u32::MAX, None, 0.0), Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_no_fault_of_the_caller() {
+        let refused = Status::invalid_argument("prompt: is empty");
+        let mut unreadable = refused.clone();
+        unreadable.set_source(std::sync::Arc::new(std::io::Error::other("broken")));
+        for (status, expected) in [(refused, Code::InvalidArgument), (unreadable, Code::Internal)] {
+            let ended = once(Duration::from_secs(60), (), async |_| Err::<Response<()>, _>(status.clone())).await;
+            assert_eq!(ended.unwrap_err().code(), expected);
+        }
     }
 
     #[test]
