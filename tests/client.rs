@@ -8,6 +8,8 @@ mod rank_and_info;
 mod score;
 #[path = "client/selection.rs"]
 mod selection;
+#[path = "client/start.rs"]
+mod start;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

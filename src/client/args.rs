@@ -100,7 +100,8 @@ pub(super) struct ServerArgs {
         value_parser = parse_server
     )]
     pub server: Uri,
-    /// Seconds to wait for the connection, and as long again for the model's description
+    /// Seconds to wait for a server that is not up yet, loads its model or is full; each try to connect and to get the
+    /// model's description may take as long
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub connect_timeout: Duration,
 }

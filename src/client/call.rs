@@ -2,8 +2,9 @@
 //! so that a call may always be repeated.
 
 use std::collections::hash_map::RandomState;
-use std::error::Error as _;
+use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
+use std::iter;
 use std::time::{Duration, Instant};
 
 use tonic::{Code, Request, Response, Status};
@@ -38,15 +39,23 @@ impl Policy {
                 Ok(answer) => return Ok((answer, start.elapsed())),
                 Err(status) => status,
             };
-            let is_worth_it = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable);
-            if !is_worth_it || tries == self.retries {
+            if !may_pass(&status) || tries == self.retries {
                 return Err(status);
             }
-            let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            tokio::time::sleep(wait_before(tries, asked, random_fraction())).await;
+            tokio::time::sleep(wait_before(tries, asked_wait(&status), random_fraction())).await;
             tries += 1;
         }
     }
+}
+
+/// Whether the same call may succeed later.
+pub fn may_pass(status: &Status) -> bool {
+    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+}
+
+/// How long the server asks to wait before the next try.
+pub fn asked_wait(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
 /// One try. The deadline travels with the call and holds here as well, whatever the server does; it ends in
@@ -70,8 +79,16 @@ pub async fn once<M, R>(
         Ok(Err(status)) if status.code() == Code::Cancelled && start.elapsed() >= timeout => Err(expired()),
         // Only what happened on this side has a source. tonic calls many broken connections UNKNOWN or CANCELLED.
         Ok(Err(status)) if is_broken_connection(&status) => Err(Status::unavailable(root_cause(&status))),
+        Ok(Err(status)) if is_unreadable_answer(&status) => {
+            Err(Status::internal(format!("the server's answer cannot be read: {}", status.message())))
+        }
         Ok(Err(status)) => Err(status),
     }
+}
+
+/// The codec calls what does not decode an invalid argument; here it is the server that sent it.
+fn is_unreadable_answer(status: &Status) -> bool {
+    status.source().is_some() && status.code() == Code::InvalidArgument
 }
 
 fn is_broken_connection(status: &Status) -> bool {
@@ -80,7 +97,7 @@ fn is_broken_connection(status: &Status) -> bool {
 
 /// The server's wish and up to a quarter more, or from half to all of 0.5 s, 1 s, 2 s … 30 s, so that calls that were
 /// refused together do not come back together. `fraction` is in [0, 1].
-fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
+pub fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(30);
     match asked {
@@ -90,18 +107,19 @@ fn wait_before(tries: u32, asked: Option<Duration>, fraction: f64) -> Duration {
 }
 
 /// In [0, 1]; good enough to spread retries.
-fn random_fraction() -> f64 {
+pub fn random_fraction() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
+/// The error and its causes, the innermost last.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&cause| cause.source())
+}
+
 /// The innermost cause: tonic's own messages stop at "transport error".
-pub fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// `CODE: message`.
@@ -149,6 +167,17 @@ mod tests {
         let waits: Vec<f64> = (0..9).map(|tries| wait_before(tries, None, 1.0).as_secs_f64()).collect();
         assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
         assert_eq!(wait_before(u32::MAX, None, 0.0), Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_no_fault_of_the_caller() {
+        let refused = Status::invalid_argument("prompt: is empty");
+        let mut unreadable = refused.clone();
+        unreadable.set_source(std::sync::Arc::new(std::io::Error::other("broken")));
+        for (status, expected) in [(refused, Code::InvalidArgument), (unreadable, Code::Internal)] {
+            let ended = once(Duration::from_secs(60), (), async |_| Err::<Response<()>, _>(status.clone())).await;
+            assert_eq!(ended.unwrap_err().code(), expected);
+        }
     }
 
     #[test]

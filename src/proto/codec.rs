@@ -1,6 +1,7 @@
 //! Protobuf over gRPC with one difference from tonic's codec: a message that does not decode is the caller's fault.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use prost::Message;
 use tonic::Status;
@@ -47,7 +48,12 @@ impl<U: Message + Default> Decoder for StrictDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(buffer).map(Some).map_err(|error| refusal(&error.to_string()))
+        U::decode(buffer).map(Some).map_err(|error| {
+            let mut status = refusal(&error.to_string());
+            // Sources do not travel: a client tells by it an answer that it cannot read from a refused request.
+            status.set_source(Arc::new(error));
+            status
+        })
     }
 
     fn buffer_settings(&self) -> BufferSettings {

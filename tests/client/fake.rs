@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pcqa::proto::scoring_service_server::{ScoringService, ScoringServiceServer};
 use pcqa::proto::*;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, Notify};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -35,6 +35,16 @@ struct Fake {
     seen: Arc<Mutex<Seen>>,
     three: Barrier,
     cut: Arc<Notify>,
+    before_model: Mutex<Vec<Status>>,
+}
+
+/// How a service starts.
+#[derive(Default)]
+pub struct Start {
+    /// For so long its port refuses connections.
+    pub after: Duration,
+    /// What it says to the first GetModels, the last one first.
+    pub refusals: Vec<Status>,
 }
 
 /// A running service; it ends with the value.
@@ -52,16 +62,30 @@ impl Server {
     }
 
     pub fn serving(model: ModelInfo) -> Self {
+        Self::starting(model, Start::default())
+    }
+
+    pub fn starting(model: ModelInfo, Start { after, refusals }: Start) -> Self {
         let runtime = Runtime::new().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let cut = Arc::new(Notify::new());
-        let fake = Fake { model, seen: seen.clone(), three: Barrier::new(3), cut: cut.clone() };
+        let before_model = Mutex::new(refusals);
+        let fake = Fake { model, seen: seen.clone(), three: Barrier::new(3), cut: cut.clone(), before_model };
         let (address, through_proxy) = runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = socket.local_addr().unwrap();
             let service = ScoringServiceServer::new(fake).max_decoding_message_size(64 << 20);
             let server = tonic::transport::Server::builder().add_service(service);
-            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            let serve = |listener| server.serve_with_incoming(TcpListenerStream::new(listener));
+            if after.is_zero() {
+                tokio::spawn(serve(socket.listen(128).unwrap()));
+            } else {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    serve(socket.listen(128).unwrap()).await
+                });
+            }
             let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let through_proxy = proxy.local_addr().unwrap();
             tokio::spawn(forward(proxy, address, cut));
@@ -279,6 +303,9 @@ impl ScoringService for Fake {
     }
 
     async fn get_model(&self, _: Request<GetModelRequest>) -> Result<Response<GetModelResponse>, Status> {
-        Ok(Response::new(GetModelResponse { model: Some(self.model.clone()) }))
+        match self.before_model.lock().unwrap().pop() {
+            Some(refusal) => Err(refusal),
+            None => Ok(Response::new(GetModelResponse { model: Some(self.model.clone()) })),
+        }
     }
 }
