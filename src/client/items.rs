@@ -58,13 +58,32 @@ fn files_below(folder: &Path, kinds: &[Kind]) -> Result<Vec<PathBuf>, Error> {
         .sort_by_file_name()
         .into_iter()
         .filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()));
+    let is_wanted = |path: &Path| kind::by_name(path).is_some_and(|kind| kinds.contains(&kind));
     for entry in entries {
-        let entry =
-            entry.map_err(|error| Error::Usage(format!("folder {} cannot be searched: {error}", folder.display())))?;
-        let is_wanted = kind::by_name(entry.path()).is_some_and(|kind| kinds.contains(&kind));
-        if entry.file_type().is_file() && is_wanted {
-            files.push(entry.into_path());
+        match entry {
+            Ok(entry) if entry.file_type().is_file() && is_wanted(entry.path()) => files.push(entry.into_path()),
+            Ok(_) => {}
+            // A link that leads back up: what it leads to is found anyway.
+            Err(error) if error.loop_ancestor().is_some() => {}
+            // A link that leads nowhere has its turn, and its line, like any file that cannot be read.
+            Err(error) => match error.path() {
+                Some(path) if error.depth() > 0 && is_wanted(path) => files.push(path.to_owned()),
+                Some(path) if error.depth() > 0 && !path.is_dir() => {}
+                _ => return Err(Error::Usage(format!("folder {} cannot be searched: {error}", folder.display()))),
+            },
         }
     }
     Ok(files)
+}
+
+/// Refuses an `out` that is one of `inputs`: writing the results would destroy it.
+///
+/// # Errors
+/// When it is.
+pub fn keep_from<'a>(out: Option<&Path>, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Error> {
+    let Some(target) = out.and_then(|out| out.canonicalize().ok()) else { return Ok(()) };
+    match inputs.into_iter().find(|input| input.canonicalize().is_ok_and(|input| input == target)) {
+        Some(input) => Err(Error::Usage(format!("--out {} would replace what is to be read", input.display()))),
+        None => Ok(()),
+    }
 }

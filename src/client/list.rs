@@ -74,9 +74,17 @@ impl Entry {
 type Entries = Vec<(u64, Entry)>;
 
 fn parse_csv(text: &str) -> Result<Entries, String> {
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    if let Some(line) = open_quote(text) {
+        return Err(format!("line {line}: opens a quote that is never closed"));
+    }
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let header = reader.headers().map_err(|error| csv_problem(&error))?.clone();
-    let column = |name: &str| header.iter().position(|title| title.trim().eq_ignore_ascii_case(name));
+    for name in ["path", "prompt", "id"] {
+        if header.iter().filter(|title| title.eq_ignore_ascii_case(name)).count() > 1 {
+            return Err(format!("the header line has more than one column `{name}`"));
+        }
+    }
+    let column = |name: &str| header.iter().position(|title| title.eq_ignore_ascii_case(name));
     let required = |name: &str| column(name).ok_or_else(|| format!("the header line has no column `{name}`"));
     let (path, prompt, id) = (required("path")?, required("prompt")?, column("id"));
     let mut entries = Vec::new();
@@ -88,6 +96,23 @@ fn parse_csv(text: &str) -> Result<Entries, String> {
         entries.push((line, Entry { id, path: field(path), prompt: field(prompt) }));
     }
     Ok(entries)
+}
+
+/// The line of a quote that opens a field and is never closed: the CSV reader would take the rest as one field.
+fn open_quote(text: &str) -> Option<u64> {
+    let (mut line, mut opened, mut is_field_start) = (1, None, true);
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' if opened.is_some() && bytes.peek() == Some(&b'"') => _ = bytes.next(),
+            b'"' if opened.is_some() => opened = None,
+            b'"' if is_field_start => opened = Some(line),
+            _ => {}
+        }
+        is_field_start = matches!(byte, b',' | b'\n' | b'\r');
+        line += u64::from(byte == b'\n');
+    }
+    opened
 }
 
 fn csv_problem(error: &csv::Error) -> String {
@@ -112,4 +137,18 @@ fn parse_jsonl(text: &str) -> Result<Entries, String> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_quote_that_opens_a_field_must_be_closed() {
+        for closed in ["", "a,b\n", "a,\"b\nc\",d", "a,5\" tall\n", "a,\"say \"\"hi\"\"\"\n", "\"\",\"\""] {
+            assert_eq!(open_quote(closed), None, "{closed:?}");
+        }
+        assert_eq!(open_quote("path,prompt\na,\"b\nc,d\n"), Some(2));
+        assert_eq!(open_quote("\"\"\""), Some(1));
+    }
 }

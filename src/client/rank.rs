@@ -21,6 +21,7 @@ use crate::proto::RankImagesRequest;
 /// What keeps the command from starting or from writing.
 pub async fn run(server: &ServerArgs, args: RankArgs) -> Result<usize, Error> {
     let items = items::from_paths(&args.files, &args.prompt, &[Kind::Image])?;
+    items::keep_from(args.output.out.as_deref(), items.iter().map(|item| item.path.as_path()))?;
     let session = connect::open(server).await?;
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Rank)?;

@@ -25,6 +25,8 @@ pub async fn run(server: &ServerArgs, args: ScoreArgs) -> Result<usize, Error> {
             items::from_paths(&args.files, args.prompt.as_deref().unwrap_or_default(), &[Kind::Image, Kind::Video])?
         }
     };
+    let inputs = items.iter().map(|item| item.path.as_path()).chain(args.from.as_deref());
+    items::keep_from(args.output.out.as_deref(), inputs)?;
     let session = connect::open(server).await?;
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Score)?;

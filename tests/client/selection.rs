@@ -57,7 +57,7 @@ fn a_faulty_list_names_the_line_and_sends_nothing() {
     let (server, files) = (Server::start(), Files::new());
     files.media("a.png", PNG, 10);
     let good = r#"{"path": "a.png", "prompt": "p"}"#;
-    let cases: [(&str, Vec<u8>, &str); 11] = [
+    let cases: [(&str, Vec<u8>, &str); 13] = [
         ("a.jsonl", format!("{good}\n\n{{\"path\": \"a.png\"}}\n").into(), "line 3: missing field `prompt`"),
         ("b.jsonl", format!("{good}\n{{\"path\": \n").into(), "line 2: EOF while parsing a value"),
         ("c.jsonl", format!("{good}\n{{\"path\": 1, \"prompt\": \"p\"}}").into(), "line 2: invalid type"),
@@ -68,6 +68,8 @@ fn a_faulty_list_names_the_line_and_sends_nothing() {
         ("b.csv", "path,prompt\na.png,p\na.png\n".into(), "line 3: has 1 fields, the header line has 2"),
         ("c.csv", "path,prompt\n".into(), "holds no items"),
         ("d.csv", "".into(), "the header line has no column `path`"),
+        ("e.csv", "path,prompt\na.png,\"p\na.png,p\n".into(), "line 2: opens a quote that is never closed"),
+        ("f.csv", "path,prompt,path\na.png,p,b.png\n".into(), "the header line has more than one column `path`"),
         ("a.txt", "a.png p".into(), "a list must end in .csv or .jsonl"),
     ];
     for (name, content, problem) in cases {
@@ -162,4 +164,42 @@ fn wrong_arguments_end_in_status_2() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ran:?}");
         assert!(!ran.stderr.is_empty());
     }
+}
+
+#[test]
+fn results_never_replace_what_is_to_be_read() {
+    let (server, files) = (Server::start(), Files::new());
+    let image = files.media("a.png", PNG, 10);
+    let list = files.add("items.csv", "path,prompt\na.png,p\n");
+    let (image, list) = (image.to_str().unwrap(), list.to_str().unwrap());
+    let same = files.path().join("./a.png");
+    for arguments in [
+        ["score", image, "--prompt", "p", "--out", same.to_str().unwrap()].as_slice(),
+        &["score", "--from", list, "--output", "csv", "--out", list],
+        &["score", "--from", list, "--out", image],
+        &["rank", image, "--prompt", "p", "--out", image],
+    ] {
+        let ran = server.pcqa(arguments);
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("would replace what is to be read"), "{}", ran.stderr);
+    }
+    assert_eq!(std::fs::read(image).unwrap().len(), 10);
+    assert_eq!(std::fs::read_to_string(list).unwrap(), "path,prompt\na.png,p\n");
+}
+
+#[test]
+fn links_that_lead_nowhere_or_back_do_not_stop_a_folder() {
+    use std::os::unix::fs::symlink;
+    let (server, files) = (Server::start(), Files::new());
+    files.media("sub/a.png", PNG, 10);
+    symlink("gone", files.path().join("notes.txt")).unwrap();
+    symlink("..", files.path().join("sub/loop")).unwrap();
+    let folder = files.path().to_str().unwrap();
+    assert_eq!(scored(&server, &[folder, "--prompt", "p"], "path"), [format!("{folder}/sub/a.png")]);
+
+    symlink("gone.png", files.path().join("b.png")).unwrap();
+    let ran = server.pcqa(["score", folder, "--prompt", "p"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with(&format!("error: {folder}/b.png: UNREADABLE: ")), "{}", ran.stderr);
+    assert_eq!(super::cells(&ran.stdout).len(), 1);
 }
