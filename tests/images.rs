@@ -69,6 +69,7 @@ fn variant(error: &MediaError) -> &'static str {
         MediaError::UnknownFormat { .. } => "UnknownFormat",
         MediaError::WrongKind { .. } => "WrongKind",
         MediaError::TooManyPixels { .. } => "TooManyPixels",
+        MediaError::TooLongSide { .. } => "TooLongSide",
         MediaError::ZeroSized { .. } => "ZeroSized",
         MediaError::Corrupt { .. } => "Corrupt",
         _ => "another",
@@ -144,6 +145,24 @@ fn limits_are_inclusive() {
         let error = decode_image(&bytes, &fewer_pixels).unwrap_err();
         assert_eq!(variant(&error), "TooManyPixels", "{}: {error}", case.file);
     }
+}
+
+#[test]
+fn no_side_is_longer_than_any_picture_has() {
+    // A BMP of one pixel per row, as small as such a file gets.
+    let bmp = |height: u32| {
+        let mut bytes = vec![0; 54 + 4 * height as usize];
+        bytes[..2].copy_from_slice(b"BM");
+        for (at, value) in [(10, 54), (14, 40), (18, 1), (22, height), (26, 1 | 24 << 16)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    };
+    let limits = ImageLimits::default();
+    assert_eq!(decode_image(&bmp(65_535), &limits).unwrap().dimensions(), (1, 65_535));
+    let error = decode_image(&bmp(65_536), &limits).unwrap_err();
+    assert_eq!(error.to_string(), "is 1x65536 pixels, the longest side allowed is 65535");
+    assert!(error.is_callers_fault());
 }
 
 #[test]
