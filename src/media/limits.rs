@@ -63,7 +63,7 @@ impl ImageLimits {
 
 impl Default for ImageLimits {
     fn default() -> Self {
-        Self { max_bytes: 32 << 20, max_pixels: 64 << 20 }
+        Self { max_bytes: 32 << 20, max_pixels: 32 << 20 }
     }
 }
 
