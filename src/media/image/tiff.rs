@@ -54,15 +54,16 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
             rgb.extend(to_rgb(pixel));
         }
     }
-    Ok((from_raw(width, height, rgb), metadata))
+    Ok((from_raw(width, height, rgb)?, metadata))
 }
 
 /// Reads the first directory and checks the size that it declares.
 fn open<'a>(bytes: Cow<'a, [u8]>, limits: &ImageLimits) -> Result<Reader<'a>, MediaError> {
     let mut codec_limits = Limits::default();
     let max_memory = usize::try_from(limits.max_memory()).unwrap_or(usize::MAX);
-    codec_limits.decoding_buffer_size = max_memory;
-    codec_limits.intermediate_buffer_size = max_memory;
+    // They are held at the same time.
+    codec_limits.decoding_buffer_size = max_memory / 2;
+    codec_limits.intermediate_buffer_size = max_memory / 2;
     let failure = tiff_error(limits);
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(&failure)?.with_limits(codec_limits);
     let (width, height) = decoder.dimensions().map_err(&failure)?;
@@ -121,6 +122,10 @@ fn converter(
     premultiplied: bool,
 ) -> Result<Box<dyn Fn(Pixel) -> [u8; 3] + '_>, MediaError> {
     if let Some(palette) = palette {
+        let bits = colour.bit_depth();
+        if bits != 8 && !matches!(colour, ColorType::Gray(1 | 2 | 4)) {
+            return Err(corrupt(format!("palettes of {bits} bits are not supported")));
+        }
         // The colour map holds all reds, then all greens, then all blues, 16 bits each.
         let colours = palette.len() / 3;
         let entry = move |index: usize| palette.get(index).map_or(0, |&level| high_byte(level));
