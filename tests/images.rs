@@ -248,6 +248,23 @@ fn palettes_of_unusual_depths_are_refused() {
 }
 
 #[test]
+fn no_tiff_hides_the_size_of_its_jpeg() {
+    let mut jpeg = read("files/bomb.jpg");
+    let size = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap() + 5;
+    jpeg[size..size + 4].copy_from_slice(&[16_000u16, 16_000].map(u16::to_be_bytes).concat());
+    let mut bytes = palette_tiff(8);
+    let strip = bytes.len() as u32;
+    // Entries in their order: compression, interpretation, where the strip is and how long.
+    for (entry, value) in [(3, 7), (4, 1), (5, strip), (7, jpeg.len() as u32)] {
+        let at = 10 + entry * 12 + 8;
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes.extend(jpeg);
+    let error = decode_image(&bytes, &ImageLimits::default()).unwrap_err();
+    assert!(error.to_string().starts_with("is 16000x16000 = "), "{error}");
+}
+
+#[test]
 fn a_video_is_named_as_such() {
     let videos: [(&[u8], &str); 7] = [
         (b"\0\0\0\x18ftypisom\0\0\x02\0", "an MP4 video"),
