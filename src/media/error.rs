@@ -41,6 +41,16 @@ pub enum MediaError {
         /// Pixels allowed.
         limit: u64,
     },
+    /// A width or height above what is allowed, known from the header.
+    #[error("is {width}x{height} pixels, the longest side allowed is {limit}")]
+    TooLongSide {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Pixels allowed along one side.
+        limit: u32,
+    },
     /// A width or height of zero.
     #[error("is {width}x{height} pixels; both sides must be at least 1")]
     ZeroSized {

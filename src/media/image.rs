@@ -35,7 +35,7 @@ pub fn decode_image(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, Medi
         Kind::Png => decode_png(bytes, limits)?,
         Kind::WebP => decode_webp(bytes, limits)?,
         Kind::Bmp => (bmp::decode(bytes, limits)?, Metadata::default()),
-        Kind::Jpeg => jpeg::decode(bytes)?,
+        Kind::Jpeg => jpeg::decode(bytes, limits)?,
         Kind::Gif => (gif::decode(bytes, limits)?, Metadata::default()),
         Kind::Tiff => tiff::decode(bytes, limits)?,
         other => return Err(MediaError::WrongKind { found: other.name().to_owned(), expected: EXPECTED }),
@@ -54,7 +54,7 @@ fn decode_png(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata)
     if is_grey && let DynamicImage::ImageLumaA16(_) = picture {
         picture = DynamicImage::ImageLuma16(picture.into_luma16());
     }
-    Ok((to_rgb(picture), metadata))
+    Ok((to_rgb(picture)?, metadata))
 }
 
 fn decode_webp(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
@@ -62,6 +62,13 @@ fn decode_webp(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata
     let declared = bytes.get(4..).and_then(<[u8]>::first_chunk).map_or(0, |&size| u64::from(u32::from_le_bytes(size)));
     if (bytes.len() as u64) < declared + 8 {
         return Err(corrupt("the file ends early"));
+    }
+    let is_extended = bytes.get(12..16) == Some(b"VP8X");
+    if is_extended {
+        header::vp8_sizes(bytes).try_for_each(|(width, height)| limits.check_size(width, height))?;
+        if header::frame_with_alpha(bytes).is_some_and(|[declared, coded]| declared != coded) {
+            return Err(corrupt("the first frame has another size than it declares"));
+        }
     }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(image_error(limits))?;
     let (picture, metadata) = read(decoder, limits)?;
@@ -90,8 +97,13 @@ fn codec_limits(limits: &ImageLimits) -> Limits {
 }
 
 /// Drops alpha and narrows to 8 bits as Pillow does: the high byte of 16-bit colour, but 16-bit grey is clipped.
-fn to_rgb(picture: DynamicImage) -> RgbImage {
-    fn narrow<const N: usize>(width: u32, height: u32, samples: &[u16], rgb: [usize; 3]) -> RgbImage {
+fn to_rgb(picture: DynamicImage) -> Result<RgbImage, MediaError> {
+    fn narrow<const N: usize>(
+        width: u32,
+        height: u32,
+        samples: &[u16],
+        rgb: [usize; 3],
+    ) -> Result<RgbImage, MediaError> {
         let bytes = samples.as_chunks::<N>().0.iter().flat_map(|pixel| rgb.map(|channel| high_byte(pixel[channel])));
         from_raw(width, height, bytes.collect())
     }
@@ -103,7 +115,7 @@ fn to_rgb(picture: DynamicImage) -> RgbImage {
         DynamicImage::ImageLumaA16(grey) => narrow::<2>(width, height, grey.as_raw(), [0, 0, 0]),
         DynamicImage::ImageRgb16(colour) => narrow::<3>(width, height, colour.as_raw(), [0, 1, 2]),
         DynamicImage::ImageRgba16(colour) => narrow::<4>(width, height, colour.as_raw(), [0, 1, 2]),
-        other => other.into_rgb8(),
+        other => Ok(other.into_rgb8()),
     }
 }
 
@@ -125,9 +137,11 @@ fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// An image of exactly `width * height * 3` bytes; the callers produce them from counted pixels.
-fn from_raw(width: u32, height: u32, rgb: Vec<u8>) -> RgbImage {
-    RgbImage::from_raw(width, height, rgb).unwrap_or_else(|| RgbImage::new(width, height))
+/// An image of `width * height * 3` bytes; fewer are [`Corrupt`](MediaError::Corrupt).
+fn from_raw(width: u32, height: u32, rgb: Vec<u8>) -> Result<RgbImage, MediaError> {
+    let found = rgb.len();
+    RgbImage::from_raw(width, height, rgb)
+        .ok_or_else(|| corrupt(format!("{found} bytes of colour for {width}x{height} pixels")))
 }
 
 fn corrupt(reason: impl Display) -> MediaError {
@@ -139,5 +153,16 @@ fn image_error(limits: &ImageLimits) -> impl Fn(ImageError) -> MediaError {
     move |error| match error {
         ImageError::Limits(_) => MediaError::TooMuchMemory { limit },
         other => corrupt(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_colours_are_no_picture() {
+        assert!(from_raw(2, 2, vec![9; 12]).is_ok());
+        assert!(matches!(from_raw(2, 2, vec![9; 11]), Err(MediaError::Corrupt { .. })));
     }
 }

@@ -2,6 +2,10 @@
 
 use super::MediaError;
 
+/// Longest side of an image, in pixels: what a JPEG can declare. No picture has more, and resizing holds memory for
+/// every row and column.
+const MAX_SIDE: u32 = 65_535;
+
 /// Limits of one encoded image. All of them are checked before pixels are decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageLimits {
@@ -37,10 +41,13 @@ impl ImageLimits {
         }
     }
 
-    /// Refuses a size that has no pixels or too many.
+    /// Refuses a size that has no pixels, a side above [`MAX_SIDE`] or too many pixels.
     pub(super) fn check_size(&self, width: u32, height: u32) -> Result<(), MediaError> {
         if width == 0 || height == 0 {
             return Err(MediaError::ZeroSized { width, height });
+        }
+        if width.max(height) > MAX_SIDE {
+            return Err(MediaError::TooLongSide { width, height, limit: MAX_SIDE });
         }
         if u64::from(width) * u64::from(height) > self.max_pixels {
             return Err(MediaError::TooManyPixels { width, height, limit: self.max_pixels });
@@ -56,7 +63,7 @@ impl ImageLimits {
 
 impl Default for ImageLimits {
     fn default() -> Self {
-        Self { max_bytes: 32 << 20, max_pixels: 64 << 20 }
+        Self { max_bytes: 32 << 20, max_pixels: 32 << 20 }
     }
 }
 

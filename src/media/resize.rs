@@ -1,5 +1,10 @@
 //! Pillow's 8-bit bicubic resize, bit for bit (`Resample.c` of Pillow 12): rows first, then columns, each pass skipped
-//! where it would change nothing, 8 bits between the passes, weights as 22-bit fixed-point numbers.
+//! where it would change nothing, 8 bits between the passes, weights as 22-bit fixed-point numbers. Unlike Pillow, both
+//! passes go over the source once, row by row: a narrow and very tall picture would be many times its own size between
+//! the passes.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
 
 /// Fraction bits of a weight. Samples have 8 bits and the sum of the weights' magnitudes stays below 2, so that a sum
 /// fits 32 bits.
@@ -10,18 +15,31 @@ const SUPPORT: f64 = 2.0;
 
 /// Resizes `width * height * 3` bytes of packed RGB to `side * side * 3`, squashing the aspect ratio. `rgb` must be of
 /// that length and every size at least 1.
+///
+/// Beside the result, memory grows with `width + height` (the weights) and with the few output rows that a source row
+/// reaches, never with the number of pixels.
 pub fn resize(rgb: &[u8], width: u32, height: u32, side: u32) -> Vec<u8> {
     let (width, height, side) = (width as usize, height as usize, side as usize);
     assert_eq!(rgb.len(), width * height * 3, "the picture is not {width}x{height}");
-    if height == side {
-        return if width == side { rgb.to_vec() } else { resize_rows(rgb, width, &Windows::new(width, side)) };
+    let across = (width != side).then(|| Windows::new(width, side));
+    let down = (height != side).then(|| Windows::new(height, side));
+    let mut down = down.as_ref().map(|windows| Columns::new(windows.iter(), side * 3));
+    let mut out = Vec::with_capacity(side * side * 3);
+    let mut resized_row = Vec::with_capacity(side * 3);
+    for row in rgb.chunks_exact(width * 3) {
+        let row = match &across {
+            Some(windows) => {
+                resize_row(row, windows, &mut resized_row);
+                &resized_row
+            }
+            None => row,
+        };
+        match &mut down {
+            Some(columns) => columns.add(row, &mut out),
+            None => out.extend_from_slice(row),
+        }
     }
-    let columns = Windows::new(height, side);
-    if width == side {
-        return resize_columns(rgb, side, &columns);
-    }
-    let narrowed = resize_rows(rgb, width, &Windows::new(width, side));
-    resize_columns(&narrowed, side, &columns)
+    out
 }
 
 /// For every output position: where its window of source positions begins, and the weights within.
@@ -67,10 +85,6 @@ impl Windows {
             (start, weights)
         })
     }
-
-    fn len(&self) -> usize {
-        self.starts.len()
-    }
 }
 
 /// Keys's cubic convolution kernel with a = -0.5, evaluated in Pillow's order of operations.
@@ -96,38 +110,69 @@ fn to_level(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// Resamples every row to `windows.len()` pixels.
-fn resize_rows(rgb: &[u8], width: usize, windows: &Windows) -> Vec<u8> {
-    let mut out = Vec::with_capacity(rgb.len() / width * windows.len());
-    for row in rgb.chunks_exact(width * 3) {
-        let pixels = row.as_chunks::<3>().0;
-        for (start, weights) in windows.iter() {
-            let (mut r, mut g, mut b) = (HALF, HALF, HALF);
-            for (&[red, green, blue], &weight) in pixels[start..].iter().zip(weights) {
-                r += i32::from(red) * weight;
-                g += i32::from(green) * weight;
-                b += i32::from(blue) * weight;
-            }
-            out.extend([r, g, b].map(to_level));
+/// Resamples `row` to one pixel per window. `out` is overwritten.
+fn resize_row(row: &[u8], windows: &Windows, out: &mut Vec<u8>) {
+    out.clear();
+    let pixels = row.as_chunks::<3>().0;
+    for (start, weights) in windows.iter() {
+        let (mut r, mut g, mut b) = (HALF, HALF, HALF);
+        for (&[red, green, blue], &weight) in pixels[start..].iter().zip(weights) {
+            r += i32::from(red) * weight;
+            g += i32::from(green) * weight;
+            b += i32::from(blue) * weight;
         }
+        out.extend([r, g, b].map(to_level));
     }
-    out
 }
 
-/// Resamples every column of a picture `width` pixels wide: a weighted sum of whole rows, which the compiler can do
-/// many samples at a time.
-fn resize_columns(rgb: &[u8], width: usize, windows: &Windows) -> Vec<u8> {
-    let stride = width * 3;
-    let mut out = Vec::with_capacity(stride * windows.len());
-    let mut sums = vec![HALF; stride];
-    for (start, weights) in windows.iter() {
-        sums.fill(HALF);
-        for (row, &weight) in rgb[start * stride..].chunks_exact(stride).zip(weights) {
-            for (sum, &sample) in sums.iter_mut().zip(row) {
+/// Resamples every column, taking the source's rows in order: each is added, weighted, to the output rows whose windows
+/// hold it, whole rows at a time, which the compiler can do many samples at once.
+struct Columns<'a, I: Iterator<Item = (usize, &'a [i32])>> {
+    /// Windows not begun yet.
+    ahead: Peekable<I>,
+    /// Output rows begun and not complete, in order. Windows begin and end in the order of their positions.
+    open: VecDeque<OpenRow<'a>>,
+    /// Sums of completed rows, to be used again.
+    spare: Vec<Vec<i32>>,
+    /// Samples of one row.
+    stride: usize,
+    /// Source rows taken so far.
+    taken: usize,
+}
+
+/// An output row that lacks source rows.
+struct OpenRow<'a> {
+    sums: Vec<i32>,
+    /// Weights of the source rows still to come.
+    weights: &'a [i32],
+}
+
+impl<'a, I: Iterator<Item = (usize, &'a [i32])>> Columns<'a, I> {
+    fn new(windows: I, stride: usize) -> Self {
+        Self { ahead: windows.peekable(), open: VecDeque::new(), spare: Vec::new(), stride, taken: 0 }
+    }
+
+    /// Takes the next source row and appends the output rows that it completes to `out`.
+    fn add(&mut self, row: &[u8], out: &mut Vec<u8>) {
+        while let Some((_, weights)) = self.ahead.next_if(|&(start, _)| start <= self.taken) {
+            let mut sums = self.spare.pop().unwrap_or_default();
+            sums.clear();
+            sums.resize(self.stride, HALF);
+            self.open.push_back(OpenRow { sums, weights });
+        }
+        self.taken += 1;
+        for open in &mut self.open {
+            let Some((&weight, rest)) = open.weights.split_first() else { continue };
+            open.weights = rest;
+            for (sum, &sample) in open.sums.iter_mut().zip(row) {
                 *sum += i32::from(sample) * weight;
             }
         }
-        out.extend(sums.iter().map(|&sum| to_level(sum)));
+        while self.open.front().is_some_and(|open| open.weights.is_empty())
+            && let Some(complete) = self.open.pop_front()
+        {
+            out.extend(complete.sums.iter().map(|&sum| to_level(sum)));
+            self.spare.push(complete.sums);
+        }
     }
-    out
 }

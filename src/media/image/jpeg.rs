@@ -8,13 +8,29 @@ use jpeg_decoder::{Decoder, PixelFormat};
 
 use super::metadata::Metadata;
 use super::{cmyk_to_rgb, corrupt, from_raw, high_byte};
-use crate::media::MediaError;
+use crate::media::{ImageLimits, MediaError};
 
-/// Decodes a JPEG whose declared size the caller has checked against its limits.
-pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, Metadata), MediaError> {
+/// Decodes a JPEG. Its size is taken from the parser that decodes it: two parsers need not agree on where the frame
+/// header stands.
+///
+/// The limit on pixels bounds the memory, too: per pixel and component 2 bytes of coefficients (progressive only), 1 of
+/// a plane and 1 of output, at 4 components 16 bytes, and less than that again in rows on their way to a thread.
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
+    const MAX_COMPONENTS: u64 = 4;
     let mut decoder = Decoder::new(bytes);
-    let pixels = decoder.decode().map_err(corrupt)?;
+    decoder.read_info().map_err(corrupt)?;
     let info = decoder.info().ok_or_else(|| corrupt("the frame header is missing"))?;
+    limits.check_size(info.width.into(), info.height.into())?;
+    let max_output = limits.max_pixels.saturating_mul(MAX_COMPONENTS);
+    decoder.set_max_decoding_buffer_size(usize::try_from(max_output).unwrap_or(usize::MAX));
+    let pixels = decoder.decode().map_err(corrupt)?;
+    let metadata = Metadata {
+        exif: decoder.exif_data().map(<[u8]>::to_vec),
+        xmp: decoder.xmp_data().map(<[u8]>::to_vec),
+        orientation: None,
+    };
+    // With its coefficients.
+    drop(decoder);
     let rgb = match info.pixel_format {
         PixelFormat::RGB24 => pixels,
         PixelFormat::L8 => pixels.iter().flat_map(|&level| [level; 3]).collect(),
@@ -24,10 +40,5 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, Metadata), MediaError> {
         }
         PixelFormat::CMYK32 => pixels.as_chunks::<4>().0.iter().flat_map(|&pixel| cmyk_to_rgb(pixel)).collect(),
     };
-    let metadata = Metadata {
-        exif: decoder.exif_data().map(<[u8]>::to_vec),
-        xmp: decoder.xmp_data().map(<[u8]>::to_vec),
-        orientation: None,
-    };
-    Ok((from_raw(info.width.into(), info.height.into(), rgb), metadata))
+    Ok((from_raw(info.width.into(), info.height.into(), rgb)?, metadata))
 }

@@ -9,6 +9,8 @@ use ::image::metadata::Orientation;
 use ::tiff::decoder::{BufferLayoutPreference, Decoder, DecodingResult, Limits};
 use ::tiff::tags::Tag;
 use ::tiff::{ColorType, TiffError};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
 
 use super::metadata::Metadata;
 use super::{clip, cmyk_to_rgb, corrupt, from_raw, high_byte};
@@ -17,6 +19,7 @@ use crate::media::{ImageLimits, MediaError};
 const XMP: Tag = Tag::Unknown(700);
 const ASSOCIATED_ALPHA: u16 = 1;
 const RGB_PALETTE: u16 = 3;
+const JPEG: u16 = 7;
 
 type Reader<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
 
@@ -39,6 +42,9 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
     let colour = decoder.colortype().map_err(&failure)?;
     let extra_samples = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(&failure)?.unwrap_or_default();
 
+    if decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(&failure)? == Some(JPEG) {
+        check_jpegs(&mut decoder, bytes, limits)?;
+    }
     let mut buffer = DecodingResult::U8(Vec::new());
     let layout = decoder.read_image_to_buffer(&mut buffer).map_err(&failure)?;
     let samples = Samples::new(&buffer, &layout, width, colour)?;
@@ -54,20 +60,50 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
             rgb.extend(to_rgb(pixel));
         }
     }
-    Ok((from_raw(width, height, rgb), metadata))
+    Ok((from_raw(width, height, rgb)?, metadata))
 }
 
 /// Reads the first directory and checks the size that it declares.
 fn open<'a>(bytes: Cow<'a, [u8]>, limits: &ImageLimits) -> Result<Reader<'a>, MediaError> {
     let mut codec_limits = Limits::default();
     let max_memory = usize::try_from(limits.max_memory()).unwrap_or(usize::MAX);
-    codec_limits.decoding_buffer_size = max_memory;
-    codec_limits.intermediate_buffer_size = max_memory;
+    // They are held at the same time.
+    codec_limits.decoding_buffer_size = max_memory / 2;
+    codec_limits.intermediate_buffer_size = max_memory / 2;
     let failure = tiff_error(limits);
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(&failure)?.with_limits(codec_limits);
     let (width, height) = decoder.dimensions().map_err(&failure)?;
     limits.check_size(width, height)?;
     Ok(decoder)
+}
+
+/// Checks the sizes that the strips or tiles of a JPEG-compressed TIFF declare. The `tiff` crate decodes each as large
+/// as it says it is, with the parser used here, and takes from it what belongs in the picture. Damage is left to it.
+fn check_jpegs(decoder: &mut Reader, bytes: &[u8], limits: &ImageLimits) -> Result<(), MediaError> {
+    // Tables that all share. They open with a JPEG's first marker, in place of the strip's own, and end with its last.
+    let tables = decoder.get_tag_u8_vec(Tag::JPEGTables).unwrap_or_default();
+    let tables = tables.get(..tables.len().saturating_sub(2)).filter(|tables| !tables.is_empty());
+    for (offsets, lengths) in [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)] {
+        let offsets = decoder.get_tag_u64_vec(offsets).unwrap_or_default();
+        let lengths = decoder.get_tag_u64_vec(lengths).unwrap_or_default();
+        for (offset, length) in offsets.into_iter().zip(lengths) {
+            let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+            // A length beyond the file's end means what there is.
+            let jpeg = rest.get(..usize::try_from(length).unwrap_or(usize::MAX)).unwrap_or(rest);
+            let jpeg = match tables {
+                Some(tables) => Cow::Owned([tables, jpeg.get(2..).unwrap_or_default()].concat()),
+                None => Cow::Borrowed(jpeg),
+            };
+            let mut header = JpegDecoder::new(ZCursor::new(&*jpeg));
+            if header.decode_headers().is_ok()
+                && let Some((width, height)) = header.dimensions()
+            {
+                let side = |side| u32::try_from(side).unwrap_or(u32::MAX);
+                limits.check_size(side(width), side(height))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn tiff_error(limits: &ImageLimits) -> impl Fn(TiffError) -> MediaError {
@@ -121,6 +157,10 @@ fn converter(
     premultiplied: bool,
 ) -> Result<Box<dyn Fn(Pixel) -> [u8; 3] + '_>, MediaError> {
     if let Some(palette) = palette {
+        let bits = colour.bit_depth();
+        if bits != 8 && !matches!(colour, ColorType::Gray(1 | 2 | 4)) {
+            return Err(corrupt(format!("palettes of {bits} bits are not supported")));
+        }
         // The colour map holds all reds, then all greens, then all blues, 16 bits each.
         let colours = palette.len() / 3;
         let entry = move |index: usize| palette.get(index).map_or(0, |&level| high_byte(level));

@@ -76,7 +76,8 @@ pub struct DecodingOptions {
     /// Most memory of one decoder process, in bytes of address space
     #[arg(long, value_name = "BYTES", default_value = "2147483648")]
     pub decoder_memory_bytes: NonZeroU64,
-    /// Images decoded at once. Default: one per core
+    /// Images decoded at once. Default: one per core. Their memory is at most this many times 20 bytes per pixel of
+    /// --max-image-pixels and 64 MiB
     #[arg(long, value_name = "COUNT", default_value_t = cores())]
     pub decode_threads: NonZeroUsize,
 }
@@ -93,7 +94,8 @@ pub struct LimitOptions {
     /// Longest encoded image, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = non_zero(ImageLimits::default().max_bytes))]
     pub max_image_bytes: NonZeroU64,
-    /// Largest image, in pixels (width times height)
+    /// Largest image, in pixels (width times height); no side may exceed 65535. One takes up to 20 bytes per pixel
+    /// and 64 MiB while it is decoded, so that --decode-threads of them bound the memory
     #[arg(long, value_name = "PIXELS", default_value_t = non_zero(ImageLimits::default().max_pixels))]
     pub max_image_pixels: NonZeroU64,
     /// Longest encoded video, in bytes

@@ -417,7 +417,7 @@ def make_refused():
     jpeg = encode(Image.new("RGB", (8, 8)), "JPEG")
     at = jpeg.index(b"\xff\xc0") + 5
     refuse("bomb.jpg", jpeg[:at] + struct.pack(">HH", 65500, 65500) + jpeg[at + 4 :], "TooManyPixels")
-    refuse("zero.jpg", jpeg[:at] + struct.pack(">HH", 8, 0) + jpeg[at + 4 :], "ZeroSized")
+    refuse("zero.jpg", jpeg[:at] + struct.pack(">HH", 8, 0) + jpeg[at + 4 :], "Corrupt")
     webp = encode(Image.new("RGB", (8, 8)), "WEBP", lossless=True)
     at = webp.index(b"VP8L") + 9
     size = struct.pack("<I", 0x3FFE << 14 | 0x3FFE)
