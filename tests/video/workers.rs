@@ -140,11 +140,20 @@ fn programs_that_are_no_workers_are_reported() {
 }
 
 #[test]
-fn the_sandbox_refuses_files_sockets_and_programs() {
+fn the_sandbox_refuses_files_sockets_programs_and_other_processes() {
     let output = Command::new(PROGRAM).arg("--self-test").output().expect("the worker is built");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{report}");
-    for attempt in ["open a file", "open a network socket", "start a program", "start a thread"] {
+    let attempts = [
+        "open a file",
+        "open a network socket",
+        "start a program",
+        "start a thread",
+        "signal another process",
+        "signal another process's thread",
+        "read another process's affinity",
+    ];
+    for attempt in attempts {
         assert!(report.contains(&format!("{attempt}: refused")), "{report}");
     }
 }
