@@ -2,6 +2,11 @@
 //!
 //! Guarantees: at most `workers` videos are decoded at once; every call ends by its deadline; a worker that crashes,
 //! hangs or is killed costs the request that it held and is replaced when next needed; workers die with this process.
+//!
+//! A video that takes its worker over can, until the worker is replaced (after a refusal as corrupt, a crash, a passed
+//! deadline, a word out of turn, or half an hour of work), return wrong frames for the videos that the same worker gets
+//! next, or words from an earlier one as the reason of a refusal, a few hundred characters at a time. It reaches no file,
+//! no network and no other process. Who cannot accept that among its callers gives each of them a server.
 
 mod pool;
 mod process;
@@ -18,7 +23,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use self::pool::Places;
 use self::process::Silence;
-use self::protocol::{MAX_REASON, Refusal, Reply, Request};
+use self::protocol::{Decoded, MAX_REASON, Refusal, Request};
 use super::sniff::{Kind, sniff};
 use super::{FrameStack, Frames, MediaError, VideoLimits};
 
@@ -81,18 +86,21 @@ impl DecoderPool {
         let no_memory = |error: io::Error| MediaError::Worker(format!("cannot make a memory file: {error}"));
         let input = input_file(video).map_err(no_memory)?;
         let output = output_file(capacity).map_err(no_memory)?;
-        let reply = process.ask(&self.request(sides), input.as_fd(), output.as_fd(), deadline);
+        let reply = process.ask(self.request(sides), input.as_fd(), output.as_fd(), deadline);
         match reply {
-            Ok(Reply::Decoded { frames, resize_us }) => {
+            Ok(Ok(Decoded { frames, resize_us })) => {
                 let frames = self.read_frames(&output, frames, sides).inspect_err(|_| place.discard())?;
                 let elapsed = begun.elapsed();
                 let resize = Duration::from_micros(resize_us).min(elapsed);
                 Ok(DecodedVideo { frames, decode: elapsed - resize, resize })
             }
-            Ok(Reply::Refused(refusal)) => Err(self.error(refusal)),
-            Ok(Reply::Ready | Reply::Unusable { .. }) => {
-                place.discard();
-                Err(corrupt("the worker spoke out of turn"))
+            Ok(Err(refusal)) => {
+                // Damaged bytes may have damaged the worker. A new one costs a tenth of a second of CPU time, less than
+                // the decoding of most videos, so that nobody wears the pool out by damage sooner than by good clips.
+                if matches!(refusal, Refusal::Corrupt { .. }) {
+                    place.renew();
+                }
+                Err(self.error(refusal))
             }
             Err(silence) => {
                 place.discard();
@@ -128,6 +136,8 @@ impl DecoderPool {
 
     fn request(&self, sides: &[u32]) -> Request {
         Request {
+            // The worker's count, which it gets on its way.
+            number: 0,
             sides: sides.to_vec(),
             max_bytes: self.limits.max_bytes,
             max_pixels: self.limits.max_pixels,

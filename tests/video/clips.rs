@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use pcqa::media::{resize, sample_indices};
 use tempfile::TempDir;
@@ -27,19 +26,6 @@ pub fn ffmpeg(directory: &Path, arguments: &str) -> Vec<u8> {
         .expect("the ffmpeg program is installed");
     assert!(output.status.success(), "ffmpeg {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
-}
-
-/// Whether this ffmpeg has the encoder; says so loudly where not.
-pub fn has_encoder(name: &str) -> bool {
-    static ENCODERS: OnceLock<String> = OnceLock::new();
-    let encoders = ENCODERS.get_or_init(|| {
-        String::from_utf8(ffmpeg(Path::new("/"), "-hide_banner -encoders")).expect("encoder names are text")
-    });
-    let found = encoders.split_whitespace().any(|word| word == name);
-    if !found {
-        eprintln!("SKIPPED: this ffmpeg has no encoder {name}");
-    }
-    found
 }
 
 impl Clip {

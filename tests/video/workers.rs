@@ -1,40 +1,82 @@
 //! The pool: many callers, deadlines, dying workers, the sandbox.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pcqa::media::{DecoderConfig, DecoderPool, MediaError};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::clips::Clip;
 use crate::{PROGRAM, config, pool, soon};
 
 const SHORT: &str = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -c:v libx264 -preset veryfast -pix_fmt yuv420p";
 
-/// Decoding all of it takes many seconds: no packet of it can be skipped.
-fn heavy() -> Clip {
-    Clip::make("heavy.avi", "-f lavfi -i testsrc=size=1280x720:rate=25:duration=40 -c:v mpeg4 -q:v 20 -g 600")
-}
-
 /// Process ids of the workers that this process has started and that are alive.
 fn workers_of(pool_memory: u64) -> Vec<u32> {
-    let me = std::process::id().to_string();
-    let output = Command::new("ps").args(["--ppid", &me, "-o", "pid=,stat=,args="]).output().expect("ps is installed");
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|line| line.ends_with(&format!("--max-memory {pool_memory}")))
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let pid = words.next()?.parse().ok()?;
-            (!words.next()?.starts_with('Z')).then_some(pid)
+    let processes = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    processes
+        .filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name in parentheses may hold anything; state and parent follow it.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let (state, parent) = (fields.next()?, fields.next()?);
+            let arguments = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let is_ours = parent == std::process::id().to_string()
+                && state != "Z"
+                && arguments.ends_with(&format!("--max-memory\0{pool_memory}\0"));
+            is_ours.then(|| entry.file_name().to_str()?.parse().ok())?
         })
         .collect()
 }
 
 fn kill(pid: u32) {
-    let status = Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill is installed");
-    assert!(status.success());
+    let pid = Pid::from_raw(pid as i32).expect("a process id");
+    kill_process(pid, Signal::KILL).expect("a living process of our own");
 }
+
+/// A program in place of the worker: says that it is ready, takes a request, then runs `then`. Once it has been started,
+/// it is the real worker ever after.
+struct Impostor {
+    directory: TempDir,
+}
+
+impl Impostor {
+    fn new(then: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let place = directory.path().display();
+        write_script(
+            &directory.path().join("worker"),
+            &format!(
+                "mkdir {place}/started 2>/dev/null || exec {PROGRAM} \"$@\"\n\
+                 printf '\"Ready\"' >&0\ndd bs=8192 count=1 of={place}/request 2>/dev/null\n{then}\n"
+            ),
+        );
+        Self { directory }
+    }
+
+    fn program(&self) -> PathBuf {
+        self.directory.path().join("worker")
+    }
+
+    /// Waits until it holds a request.
+    fn wait_until_busy(&self) {
+        let request = self.directory.path().join("request");
+        while !std::fs::metadata(&request).is_ok_and(|file| file.len() > 0) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn write_script(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{text}")).expect("a writable directory");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("one's own file");
+}
+
+/// Reads on until the pool closes the socket; without a child, which would keep the socket open after a kill.
+const SILENT: &str = "while read -r ignored; do :; done";
 
 #[test]
 fn many_callers_share_few_workers_and_get_the_same_answer() {
@@ -69,12 +111,19 @@ fn workers_outlive_the_thread_that_needed_them() {
 
 #[test]
 fn a_worker_killed_at_work_costs_its_request_alone() {
-    let (heavy, clip) = (heavy(), Clip::make("clip.mp4", SHORT));
+    let clip = Clip::make("clip.mp4", SHORT);
     let memory = (2 << 30) + 8192;
-    let pool = pool(DecoderConfig { max_memory: memory, ..config() });
+    let silent = Impostor::new(SILENT);
+    let pool = pool(DecoderConfig { program: silent.program(), max_memory: memory, ..config() });
     std::thread::scope(|scope| {
-        let caller = scope.spawn(|| pool.decode(&heavy.bytes, &[32], soon()).map(|decoded| decoded.decode));
-        std::thread::sleep(Duration::from_millis(300));
+        let caller = scope.spawn(|| pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode));
+        silent.wait_until_busy();
+
+        // Waiting for the worker ends by the deadline too.
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let waited = pool.decode(&clip.bytes, &[32], deadline).map(|decoded| decoded.decode);
+        assert!(matches!(waited, Err(MediaError::Deadline { .. })), "{waited:?}");
+
         workers_of(memory).into_iter().for_each(kill);
         let outcome = caller.join().expect("no panic");
         assert!(matches!(outcome, Err(MediaError::Corrupt { .. })), "{outcome:?}");
@@ -84,26 +133,59 @@ fn a_worker_killed_at_work_costs_its_request_alone() {
 
 #[test]
 fn a_deadline_ends_the_call_and_spares_the_pool() {
-    let (heavy, clip) = (heavy(), Clip::make("clip.mp4", SHORT));
-    let pool = pool(config());
-    let begun = Instant::now();
-    let outcome = pool.decode(&heavy.bytes, &[32], begun + Duration::from_millis(200)).map(|decoded| decoded.decode);
+    let clip = Clip::make("clip.mp4", SHORT);
+    let silent = Impostor::new(SILENT);
+    let pool = pool(DecoderConfig { program: silent.program(), ..config() });
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let outcome = pool.decode(&clip.bytes, &[32], deadline).map(|decoded| decoded.decode);
     assert!(matches!(outcome, Err(MediaError::Deadline { .. })), "{outcome:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
 
     let past = pool.decode(&clip.bytes, &[32], Instant::now()).map(|decoded| decoded.decode);
     assert!(matches!(past, Err(MediaError::Deadline { .. })), "{past:?}");
+    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+}
 
-    // Waiting for a worker counts as well.
-    std::thread::scope(|scope| {
-        let holder = scope.spawn(|| pool.decode(&heavy.bytes, &[32], Instant::now() + Duration::from_secs(3)));
-        std::thread::sleep(Duration::from_millis(200));
-        let deadline = Instant::now() + Duration::from_millis(200);
-        let waited = pool.decode(&clip.bytes, &[32], deadline).map(|decoded| decoded.decode);
-        assert!(matches!(waited, Err(MediaError::Deadline { .. })), "{waited:?}");
-        let _ = holder.join();
-    });
+#[test]
+fn an_answer_to_another_request_is_none() {
+    let clip = Clip::make("clip.mp4", SHORT);
+    let stale = r#"printf '{"Answer":{"number":2,"outcome":{"Err":"NoVideoStream"}}}' >&0"#;
+    let impostor = Impostor::new(&format!("{stale}\n{SILENT}"));
+    let pool = pool(DecoderConfig { program: impostor.program(), ..config() });
+    let outcome = pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode);
+    assert!(matches!(&outcome, Err(MediaError::Corrupt { reason }) if reason.contains("out of turn")), "{outcome:?}");
+    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+}
+
+#[test]
+fn a_worker_that_speaks_unasked_is_replaced_before_the_next_request() {
+    let clip = Clip::make("clip.mp4", SHORT);
+    let answer =
+        |number| format!(r#"printf '{{"Answer":{{"number":{number},"outcome":{{"Err":"NoVideoStream"}}}}}}' >&0"#);
+    let told = tempfile::tempdir().expect("a temporary directory");
+    let both_said = told.path().join("both");
+    let then = format!("{}\n{}\nmkdir {}\n{SILENT}", answer(1), answer(2), both_said.display());
+    let impostor = Impostor::new(&then);
+    let pool = pool(DecoderConfig { program: impostor.program(), ..config() });
+    let first = pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode);
+    assert_eq!(first, Err(MediaError::NoVideoStream));
+    while !both_said.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+}
+
+#[test]
+fn a_worker_is_replaced_after_bytes_that_do_not_decode() {
+    let clip = Clip::make("clip.mp4", SHORT);
+    let memory = (2 << 30) + 16384;
+    let pool = pool(DecoderConfig { max_memory: memory, ..config() });
+    let first = workers_of(memory);
+    let cut = pool.decode(&clip.bytes[..clip.bytes.len() / 2], &[32], soon()).map(|decoded| decoded.decode);
+    assert!(matches!(cut, Err(MediaError::Corrupt { .. })), "{cut:?}");
+    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    let second = workers_of(memory);
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_ne!(first, second);
 }
 
 #[test]
@@ -131,8 +213,7 @@ fn workers_die_with_their_pool() {
 fn programs_that_are_no_workers_are_reported() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let dumb = directory.path().join("dumb");
-    std::fs::write(&dumb, "#!/bin/sh\nexit 3\n").expect("a writable directory");
-    std::fs::set_permissions(&dumb, std::fs::Permissions::from_mode(0o755)).expect("one's own file");
+    write_script(&dumb, "exit 3\n");
     for program in [directory.path().join("missing"), dumb] {
         let error = DecoderPool::start(DecoderConfig { program, ..config() }).expect_err("no worker");
         assert!(matches!(error, MediaError::Worker(_)), "{error}");
@@ -140,11 +221,20 @@ fn programs_that_are_no_workers_are_reported() {
 }
 
 #[test]
-fn the_sandbox_refuses_files_sockets_and_programs() {
+fn the_sandbox_refuses_files_sockets_programs_and_other_processes() {
     let output = Command::new(PROGRAM).arg("--self-test").output().expect("the worker is built");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{report}");
-    for attempt in ["open a file", "open a network socket", "start a program", "start a thread"] {
+    let attempts = [
+        "open a file",
+        "open a network socket",
+        "start a program",
+        "start a thread",
+        "signal another process",
+        "signal another process's thread",
+        "read another process's affinity",
+    ];
+    for attempt in attempts {
         assert!(report.contains(&format!("{attempt}: refused")), "{report}");
     }
 }

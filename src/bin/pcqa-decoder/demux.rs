@@ -19,6 +19,9 @@ const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif";
 /// FFmpeg's names of the decoders that may run.
 pub const DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,libaom-av1,av1,mpeg4,mjpeg,gif";
 
+/// Most packets of other streams: those of a long clip with a dozen soundtracks.
+const MAX_OTHER_PACKETS: u64 = 1 << 20;
+
 const IO_BUFFER: usize = 256 << 10;
 
 /// A demuxed video stream.
@@ -95,7 +98,7 @@ fn orientation(stream: &Stream<'_>) -> Orientation {
 
 fn read_packets(input: &mut Input, index: usize, unit: f64, request: &Request) -> Result<Vec<Packet>, Refusal> {
     let mut packets: Vec<Packet> = Vec::new();
-    let mut bytes = 0u64;
+    let mut budget = Budget::new(request);
     let mut first_time = None;
     loop {
         let mut packet = Packet::empty();
@@ -106,25 +109,46 @@ fn read_packets(input: &mut Input, index: usize, unit: f64, request: &Request) -
             Err(Error::InvalidData) => return Ok(packets),
             Err(error) => return Err(refusal(error)),
         }
-        if packet.stream() != index {
+        let is_video = packet.stream() == index;
+        budget.spend(is_video, packet.size() as u64)?;
+        if !is_video {
             continue;
         }
         packets.push(packet);
         let packet = packets.last().ok_or(Refusal::TooMuchMemory)?;
-        if packets.len() as u64 > request.max_frames {
-            return Err(Refusal::TooManyFrames);
-        }
-        // An index may name the same bytes again and again.
-        bytes += packet.size() as u64;
-        if bytes > request.max_bytes.saturating_mul(2) {
-            return Err(Refusal::TooMuchMemory);
-        }
         if let Some(time) = packet.pts().or(packet.dts()) {
             let seconds = time.saturating_sub(*first_time.get_or_insert(time)) as f64 * unit;
             if seconds > request.max_seconds {
                 return Err(Refusal::TooLong { seconds });
             }
         }
+    }
+}
+
+/// What reading may still cost. Packets of every stream count: an index may name the same bytes, or none, again and
+/// again.
+struct Budget {
+    bytes: u64,
+    frames: u64,
+    others: u64,
+}
+
+impl Budget {
+    fn new(request: &Request) -> Self {
+        let bytes = request.max_bytes.saturating_mul(2);
+        Self { bytes, frames: request.max_frames, others: MAX_OTHER_PACKETS }
+    }
+
+    fn spend(&mut self, is_video: bool, bytes: u64) -> Result<(), Refusal> {
+        if is_video {
+            self.frames = self.frames.checked_sub(1).ok_or(Refusal::TooManyFrames)?;
+        } else {
+            let too_many = || Refusal::corrupt(format!("more than {MAX_OTHER_PACKETS} packets beside the video's"));
+            self.others = self.others.checked_sub(1).ok_or_else(too_many)?;
+        }
+        let repeated = || Refusal::corrupt("its packets hold more than twice the bytes that a file may have");
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(repeated)?;
+        Ok(())
     }
 }
 
@@ -139,4 +163,41 @@ pub fn refusal(error: Error) -> Refusal {
 /// Whether the demuxer wants the packet decoded but not shown.
 pub fn is_discarded(packet: &Packet) -> bool {
     ffi::is_discarded(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Budget {
+        let (max_bytes, max_pixels, max_seconds) = (100, 1, 1.0);
+        Budget::new(&Request {
+            number: 1,
+            sides: vec![1],
+            max_bytes,
+            max_pixels,
+            max_seconds,
+            max_frames: 3,
+            max_frames_used: 1,
+        })
+    }
+
+    #[test]
+    fn every_stream_pays_for_its_bytes() {
+        for is_video in [true, false] {
+            let mut budget = budget();
+            assert_eq!(budget.spend(!is_video, 150), Ok(()));
+            assert_eq!(budget.spend(is_video, 50), Ok(()));
+            assert!(matches!(budget.spend(is_video, 1), Err(Refusal::Corrupt { .. })));
+        }
+    }
+
+    #[test]
+    fn packets_without_bytes_are_counted() {
+        let mut budget = budget();
+        (0..MAX_OTHER_PACKETS).for_each(|_| assert_eq!(budget.spend(false, 0), Ok(())));
+        assert!(matches!(budget.spend(false, 0), Err(Refusal::Corrupt { .. })));
+        (0..3).for_each(|_| assert_eq!(budget.spend(true, 0), Ok(())));
+        assert_eq!(budget.spend(true, 0), Err(Refusal::TooManyFrames));
+    }
 }

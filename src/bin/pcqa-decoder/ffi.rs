@@ -11,10 +11,30 @@ use ffmpeg_next::{Packet, color};
 /// Closes every file descriptor above standard error: a library of the server may have left some inheritable.
 pub fn close_inherited_files() -> io::Result<()> {
     // SAFETY: called before this process owns any descriptor above 2, so no owner loses one.
-    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    outcome(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) })
+}
+
+/// Sends no signal to a process, only asks whether it could.
+pub fn probe_process(process: u32) -> io::Result<()> {
+    // SAFETY: takes two numbers; signal 0 is none.
+    outcome(unsafe { libc::syscall(libc::SYS_kill, process, 0) })
+}
+
+/// Sends no signal to a thread of a process, only asks whether it could.
+pub fn probe_thread(process: u32, thread: u32) -> io::Result<()> {
+    // SAFETY: takes three numbers; signal 0 is none.
+    outcome(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) })
+}
+
+/// Asks on which processors a process may run.
+pub fn probe_affinity(process: u32) -> io::Result<()> {
+    let mut mask = [0u64; 128];
+    // SAFETY: the mask is as long as said.
+    outcome(unsafe { libc::syscall(libc::SYS_sched_getaffinity, process, size_of_val(&mask), mask.as_mut_ptr()) })
+}
+
+fn outcome(returned: libc::c_long) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether the demuxer wants the packet decoded but not shown (outside an edit list).

@@ -47,9 +47,10 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
+    let parent = std::os::unix::process::parent_id();
     let closed = sandbox::close(arguments.max_memory);
     if arguments.self_test {
-        return sandbox::self_test(closed);
+        return sandbox::self_test(closed, parent);
     }
     match serve::run(closed) {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
-use crate::shared::protocol::{MAX_MESSAGE, Refusal, Reply, Request};
+use crate::shared::protocol::{Decoded, MAX_MESSAGE, Refusal, Reply, Request};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use crate::frames::ChosenFrames;
@@ -18,14 +18,11 @@ pub fn run(sandbox: Result<(), String>) -> io::Result<()> {
     }
     answer(&Reply::Ready)?;
     while let Some((request, video, output)) = next_request()? {
-        let reply = match decode_video(&request, video).and_then(|chosen| {
+        let outcome = decode_video(&request, video).and_then(|chosen| {
             chosen.write_to(&output)?;
-            Ok(Reply::Decoded { frames: chosen.count(), resize_us: chosen.resize_time().as_micros() as u64 })
-        }) {
-            Ok(reply) => reply,
-            Err(refusal) => Reply::Refused(refusal),
-        };
-        answer(&reply)?;
+            Ok(Decoded { frames: chosen.count(), resize_us: chosen.resize_time().as_micros() as u64 })
+        });
+        answer(&Reply::Answer { number: request.number, outcome })?;
     }
     Ok(())
 }

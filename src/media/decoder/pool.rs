@@ -3,13 +3,10 @@
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::process::{Process, Silence};
+use super::process::{Process, START_TIMEOUT, Silence};
 use super::{DecoderConfig, MediaError};
-
-/// How long a worker may take to load FFmpeg and close its sandbox.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The free places; an empty one gets a process when it is next used.
 #[derive(Debug)]
@@ -98,6 +95,13 @@ impl Place<'_> {
     /// Kills the process; the next caller gets a new one.
     pub(super) fn discard(&mut self) {
         self.process = None;
+    }
+
+    /// Puts a new process in the place of this one; it loads while nobody waits for it.
+    pub(super) fn renew(&mut self) {
+        self.process = None;
+        // Where it cannot be started, the next caller tries again and is told.
+        self.process = self.places.spawn().ok();
     }
 }
 

@@ -14,11 +14,14 @@ use rustix::net::{
 };
 
 use super::DecoderConfig;
-use super::protocol::{MAX_MESSAGE, Reply, Request};
+use super::protocol::{Decoded, MAX_MESSAGE, Refusal, Reply, Request};
 
 /// Work after which a process is replaced. It bounds what a leaking codec can gather and stays well below the
 /// lifetime's CPU limit that a worker sets itself (one hour, `sandbox.rs`).
 const RETIRE_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// How long a worker may take to load FFmpeg and close its sandbox.
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a process gave no answer.
 pub(super) enum Silence {
@@ -33,7 +36,10 @@ pub(super) enum Silence {
 pub(super) struct Process {
     child: Child,
     socket: OwnedFd,
+    started: Instant,
     ready: bool,
+    /// Requests handed over.
+    asked: u64,
     busy: Duration,
 }
 
@@ -53,12 +59,18 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Self { child, socket: ours, ready: false, busy: Duration::ZERO })
+        Ok(Self { child, socket: ours, started: Instant::now(), ready: false, asked: 0, busy: Duration::ZERO })
     }
 
-    /// Whether it can take a request.
+    /// Whether it can take a request. Not when it has said something that nobody asked for, which would be taken for
+    /// the next answer, nor when it has not become ready in time.
     pub(super) fn is_fit(&mut self) -> bool {
-        self.busy < RETIRE_AFTER && matches!(self.child.try_wait(), Ok(None))
+        let has_spoken = wait_readable(self.socket.as_fd(), Instant::now()).is_ok();
+        let keeps_its_turn = match self.ready {
+            true => !has_spoken,
+            false => has_spoken || self.started.elapsed() < START_TIMEOUT,
+        };
+        keeps_its_turn && self.busy < RETIRE_AFTER && matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Waits until the worker has closed its sandbox.
@@ -66,26 +78,35 @@ impl Process {
         if self.ready {
             return Ok(());
         }
-        match self.receive(deadline)? {
+        let latest = self.started + START_TIMEOUT;
+        let reply = self.receive(deadline.min(latest)).map_err(|silence| match silence {
+            Silence::Deadline if latest <= deadline => {
+                Silence::Broken(format!("the worker was not ready after {} s", START_TIMEOUT.as_secs()))
+            }
+            silence => silence,
+        })?;
+        match reply {
             Reply::Ready => {
                 self.ready = true;
                 Ok(())
             }
             Reply::Unusable { reason } => Err(Silence::Broken(reason)),
-            _ => Err(Silence::Broken("the worker spoke out of turn".into())),
+            Reply::Answer { .. } => Err(out_of_turn()),
         }
     }
 
-    /// Hands over one video and waits for the answer.
+    /// Hands over one video and waits for the answer to it, not to another.
     pub(super) fn ask(
         &mut self,
-        request: &Request,
+        request: Request,
         video: BorrowedFd<'_>,
         frames: BorrowedFd<'_>,
         deadline: Instant,
-    ) -> Result<Reply, Silence> {
+    ) -> Result<Result<Decoded, Refusal>, Silence> {
         let begun = Instant::now();
-        let message = serde_json::to_vec(request).map_err(|error| Silence::Broken(error.to_string()))?;
+        self.asked += 1;
+        let request = Request { number: self.asked, ..request };
+        let message = serde_json::to_vec(&request).map_err(|error| Silence::Broken(error.to_string()))?;
         let fds = [video, frames];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -94,7 +115,10 @@ impl Process {
             .map_err(|_| Silence::Broken(self.last_words()))?;
         let reply = self.receive(deadline);
         self.busy += begun.elapsed();
-        reply
+        match reply? {
+            Reply::Answer { number, outcome } if number == self.asked => Ok(outcome),
+            _ => Err(out_of_turn()),
+        }
     }
 
     fn receive(&mut self, deadline: Instant) -> Result<Reply, Silence> {
@@ -128,19 +152,51 @@ impl Drop for Process {
     }
 }
 
-/// Waits until there is something to read or the other end is closed.
+fn out_of_turn() -> Silence {
+    Silence::Broken("the worker spoke out of turn".into())
+}
+
+/// Waits until there is something to read or the other end is closed; looks once when the deadline has passed.
 fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> Result<(), Silence> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Silence::Deadline);
-        }
         let timeout = Timespec::try_from(left).ok();
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if left.is_zero() => return Err(Silence::Deadline),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(Silence::Broken(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that lives and says nothing, started `age` ago.
+    fn silent(age: Duration) -> (Process, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair");
+        let child = Command::new("sleep").arg("60").spawn().expect("sleep is installed");
+        let started = Instant::now() - age;
+        (Process { child, socket: ours, started, ready: false, asked: 0, busy: Duration::ZERO }, theirs)
+    }
+
+    #[test]
+    fn a_worker_that_never_becomes_ready_is_given_up() {
+        let (mut young, _its_end) = silent(Duration::ZERO);
+        assert!(young.is_fit());
+        let (mut old, its_end) = silent(START_TIMEOUT);
+        assert!(!old.is_fit());
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(matches!(old.wait_ready(later), Err(Silence::Broken(_))));
+
+        // Ready in time, but nobody has asked since.
+        rustix::net::send(&its_end, br#""Ready""#, SendFlags::NOSIGNAL).expect("an open socket");
+        assert!(old.is_fit());
+        assert!(old.wait_ready(Instant::now()).is_ok());
+        assert!(old.is_fit());
     }
 }

@@ -1,6 +1,6 @@
 //! Messages between the pool and a worker: one JSON document per packet of a `SOCK_SEQPACKET` socket, the worker's
 //! standard input. A request carries two memfds, in this order: the video (sealed against writing) and the place for
-//! the frames (sealed against resizing). After `Decoded` the second one holds, for each side in the order asked for,
+//! the frames (sealed against resizing). After `Decoded`, the second one holds, for each side in the order asked for,
 //! `frames * side * side * 3` bytes of RGB.
 //!
 //! The pool trusts nothing that a worker says: hostile bytes may have taken it over.
@@ -16,6 +16,8 @@ pub const MAX_REASON: usize = 200;
 /// One video to decode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
+    /// Number of the request in the worker's life; the answer repeats it.
+    pub number: u64,
     /// Sides of the squares to resize to, in pixels.
     pub sides: Vec<u32>,
     /// Most encoded bytes; bounds what a demuxer may claim to have read.
@@ -30,7 +32,7 @@ pub struct Request {
     pub max_frames_used: u32,
 }
 
-/// What a worker answers: `Ready` or `Unusable` once at its start, one of the others per request.
+/// What a worker answers: `Ready` or `Unusable` once at its start, one `Answer` per request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// The sandbox is closed; requests may come.
@@ -40,15 +42,22 @@ pub enum Reply {
         /// Why.
         reason: String,
     },
-    /// The frames lie in the second memfd.
-    Decoded {
-        /// How many at every side.
-        frames: u32,
-        /// Time spent in resizing, in microseconds.
-        resize_us: u64,
+    /// What became of a video.
+    Answer {
+        /// The request's number.
+        number: u64,
+        /// The frames or why there are none.
+        outcome: Result<Decoded, Refusal>,
     },
-    /// The video is refused.
-    Refused(Refusal),
+}
+
+/// The frames lie in the second memfd.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decoded {
+    /// How many at every side.
+    pub frames: u32,
+    /// Time spent in resizing, in microseconds.
+    pub resize_us: u64,
 }
 
 /// Why a worker refuses a video; the limits are known to the pool.
