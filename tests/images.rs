@@ -174,6 +174,20 @@ fn junk_before_the_frame_header_hides_no_size() {
     assert_eq!(variant(&error), "TooManyPixels", "{error}");
 }
 
+#[test]
+fn scans_are_limited_since_each_costs_time_and_next_to_no_bytes() {
+    let file = cases().into_iter().map(|case| case.file).find(|file| file.contains("progressive")).unwrap();
+    let with_scans = |count: usize| {
+        let mut bytes = read(&format!("files/{file}"));
+        let comment = [0xff, 0xda].repeat(count);
+        let length = u16::try_from(comment.len() + 2).unwrap().to_be_bytes();
+        bytes.splice(2..2, [&[0xff, 0xfe], &length[..], &comment].concat());
+        decode_image(&bytes, &ImageLimits::default())
+    };
+    with_scans(400).unwrap();
+    assert_eq!(with_scans(501).unwrap_err().to_string(), "could not be decoded: it has more than 500 scans");
+}
+
 /// A RIFF chunk of even length.
 fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
     [name, &(body.len() as u32).to_le_bytes()[..], body].concat()

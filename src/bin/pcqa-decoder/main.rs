@@ -47,6 +47,8 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
+    // Without them errors have no text.
+    ffmpeg_next::util::error::register_all();
     let parent = std::os::unix::process::parent_id();
     let closed = sandbox::close(arguments.max_memory);
     if arguments.self_test {

@@ -17,6 +17,7 @@ use crate::media::{ImageLimits, MediaError};
 /// a plane and 1 of output, at 4 components 16 bytes, and less than that again in rows on their way to a thread.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
     const MAX_COMPONENTS: u64 = 4;
+    check_scans(bytes)?;
     let mut decoder = Decoder::new(bytes);
     decoder.read_info().map_err(corrupt)?;
     let info = decoder.info().ok_or_else(|| corrupt("the frame header is missing"))?;
@@ -41,4 +42,16 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
         PixelFormat::CMYK32 => pixels.as_chunks::<4>().0.iter().flat_map(|&pixel| cmyk_to_rgb(pixel)).collect(),
     };
     Ok((from_raw(info.width.into(), info.height.into(), rgb)?, metadata))
+}
+
+/// A progressive JPEG may go over all its pixels in every scan, and a scan costs the sender a dozen bytes: their number
+/// bounds the time. Encoders make about ten. Counted are start-of-scan markers wherever they stand, so that metadata
+/// may bring a few of its own.
+fn check_scans(bytes: &[u8]) -> Result<(), MediaError> {
+    const MAX_SCANS: usize = 500;
+    let scans = bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).take(MAX_SCANS + 1).count();
+    if scans > MAX_SCANS {
+        return Err(corrupt(format!("it has more than {MAX_SCANS} scans")));
+    }
+    Ok(())
 }
