@@ -1,12 +1,11 @@
 //! The RPCs: each takes its request apart, lets [`Scoring`] work, and puts the answer together.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::{Call, Deadline};
+use super::call::Call;
 use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::scoring::{Clock, Scoring};
@@ -58,7 +57,7 @@ impl ScoringService for Service {
         request: Request<Streaming<proto::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let scoring = self.ready()?;
-        let call = extension::<Call>(&request)?;
+        let call = call(&request)?;
         Ok(Response::new(stream::answers(scoring, self.options.clone(), call, request.into_inner())))
     }
 
@@ -77,13 +76,12 @@ impl ScoringService for Service {
     }
 }
 
-fn clock<T>(request: &Request<T>) -> Result<Clock, ServiceError> {
-    let arrived: Instant = extension::<Call>(request)?.arrived;
-    let Deadline(deadline) = extension(request)?;
+fn clock(request: &Request<impl Sized>) -> Result<Clock, ServiceError> {
+    let Call { arrived, deadline, .. } = call(request)?;
     Ok(Clock { arrived, deadline })
 }
 
-fn extension<E: Clone + Send + Sync + 'static>(request: &Request<impl Sized>) -> Result<E, ServiceError> {
-    let found = request.extensions().get::<E>().cloned();
+fn call(request: &Request<impl Sized>) -> Result<Call, ServiceError> {
+    let found = request.extensions().get::<Call>().cloned();
     found.ok_or_else(|| ServiceError::internal("the call has not passed its layer"))
 }

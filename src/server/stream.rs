@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
-use super::call::{Call, out_of_time, size_limit_named};
+use super::call::{Call, fault_named, out_of_time};
 use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::scoring::{Clock, Scoring};
@@ -32,7 +32,7 @@ pub(super) fn answers(
     requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
 ) -> BoxStream<'static, Result<ScoreStreamResponse, Status>> {
     let end = Arc::new(End::default());
-    let deadline = call.client_timeout.map(|timeout| call.arrived + timeout);
+    let deadline = call.caller_deadline();
     let in_flight = options.max_stream_in_flight.get();
     let items = requests.scan(end.clone(), |end, request| future::ready(end.note(request)));
     let item_timeout = options.default_timeout_seconds.duration();
@@ -97,7 +97,7 @@ struct End(Mutex<Option<Status>>);
 impl End {
     /// The next item; none after a message that could not be read.
     fn note(&self, request: Result<ScoreStreamRequest, Status>) -> Option<ScoreStreamRequest> {
-        request.map_err(|status| self.set(size_limit_named(status))).ok()
+        request.map_err(|status| self.set(fault_named(status))).ok()
     }
 
     fn set(&self, status: Status) {
