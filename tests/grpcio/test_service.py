@@ -179,6 +179,14 @@ class Tests:
             assert [v.field for v in details["BadRequest"].field_violations] == fields, (fields, message)
             assert message.startswith(fields[0] + ": "), message
 
+    def test_every_image_of_many_is_named(self):
+        images = [b"these are only words"] * 32
+        code, message, details = refused(self.stub.RankImages, self.pb.RankImagesRequest(prompt=PROMPT, images=images))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, message)
+        assert message.startswith("images[0]: ") and message.endswith("and 29 more"), message
+        fields = [v.field for v in details["BadRequest"].field_violations]
+        assert fields == [f"images[{index}]" for index in range(32)], fields
+
     def test_text_that_is_not_utf8(self):
         raw = self.channel.unary_unary(f"/{SERVICE}/ScoreImage")
         code, message, details = refused(raw, b"\x0a\x02\xff\xfe\x12\x01x")
