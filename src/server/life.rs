@@ -23,6 +23,7 @@ use super::call::CallLayer;
 use super::config::{Config, LogFormat, LogOptions};
 use super::scoring::Scoring;
 use super::service::Service;
+use super::stream::Streams;
 use super::{convert, load};
 use crate::model::LoadOptions;
 use crate::proto;
@@ -111,7 +112,7 @@ async fn serve(
         TcpListener::bind(config.listen).await.with_context(|| format!("listen: cannot bind {}", config.listen))?;
     tracing::info!(listen = %listener.local_addr()?, "listening");
     let max_message_bytes = usize::try_from(config.limits.max_message_bytes.get()).unwrap_or(usize::MAX);
-    let service = Service { scoring, options: config.time.clone() };
+    let service = Service { scoring, streams: Streams::new(&config.time) };
     let service = ScoringServiceServer::new(service).max_decoding_message_size(max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

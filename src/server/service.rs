@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use futures_util::stream::BoxStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Call;
-use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::scoring::{Clock, Scoring};
-use super::stream;
+use super::stream::Streams;
 use crate::model::Track;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringService;
@@ -18,7 +17,7 @@ use crate::proto::scoring_service_server::ScoringService;
 #[derive(Clone)]
 pub(super) struct Service {
     pub scoring: Arc<OnceLock<Arc<Scoring>>>,
-    pub options: TimeOptions,
+    pub streams: Streams,
 }
 
 impl Service {
@@ -50,7 +49,7 @@ impl ScoringService for Service {
         Ok(Response::new(proto::ScoreVideoResponse { score: Some(score) }))
     }
 
-    type ScoreStreamStream = BoxStream<'static, Result<proto::ScoreStreamResponse, Status>>;
+    type ScoreStreamStream = ReceiverStream<Result<proto::ScoreStreamResponse, Status>>;
 
     async fn score_stream(
         &self,
@@ -58,7 +57,7 @@ impl ScoringService for Service {
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let scoring = self.ready()?;
         let call = call(&request)?;
-        Ok(Response::new(stream::answers(scoring, self.options.clone(), call, request.into_inner())))
+        Ok(Response::new(self.streams.clone().answers(scoring, call, request.into_inner())))
     }
 
     async fn rank_images(

@@ -117,10 +117,11 @@ pub struct LimitOptions {
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct TimeOptions {
     /// Calls in progress, over all connections; more are refused with RESOURCE_EXHAUSTED. Bounds memory: each call may
-    /// hold one message of `max_message_bytes`
+    /// hold one message of `max_message_bytes`, and all ScoreStream calls together as many items in progress
     #[arg(long, value_name = "COUNT", default_value = "128")]
     pub max_calls: NonZeroUsize,
-    /// Items of one ScoreStream call in progress; the call is not read further until one is answered
+    /// Items of one ScoreStream call in progress; the call is not read further until one is answered. Over all
+    /// ScoreStream calls there are at most `max_calls` items in progress
     #[arg(long, value_name = "COUNT", default_value = "16")]
     pub max_stream_in_flight: NonZeroUsize,
     /// Frames that may wait for the device (an image is 1, a video up to 16); more are refused with RESOURCE_EXHAUSTED
@@ -129,7 +130,8 @@ pub struct TimeOptions {
     /// Time for a call whose caller set no deadline, in seconds; for each item of a ScoreStream call
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub default_timeout_seconds: Seconds,
-    /// Most time for a call whatever deadline its caller set, in seconds. A ScoreStream call as a whole may take longer
+    /// Most time for a call whatever deadline its caller set, in seconds. A ScoreStream call as a whole may take longer, but
+    /// ends when its caller neither sends an item nor takes an answer for this long
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     pub max_timeout_seconds: Seconds,
     /// Time to finish calls in progress after SIGTERM or SIGINT, in seconds; a second signal ends at once
