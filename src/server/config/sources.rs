@@ -1,6 +1,6 @@
 //! Flags, environment and file, laid over each other.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -10,8 +10,8 @@ use super::{Config, ConfigError};
 
 const PREFIX: &str = "PCQA_";
 
-/// Variables of the other binaries, which may stand in the same environment.
-const OF_OTHER_BINARIES: &[&str] = &["PCQA_SERVER"];
+/// Variables of the client and of deploy/setup, which may stand in the same environment.
+const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_CACHE"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -79,7 +79,7 @@ fn of_environment(
     let mut flags = Vec::new();
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-        if OF_OTHER_BINARIES.contains(&name) || is_service_link(name) {
+        if OF_OTHERS.contains(&name) || is_service_link(name, &value) {
             continue;
         }
         let key = name[PREFIX.len()..].to_lowercase();
@@ -93,11 +93,26 @@ fn of_environment(
 
 /// Kubernetes gives every pod variables about the services of its namespace: of a service `pcqa`, PCQA_SERVICE_HOST,
 /// PCQA_PORT and PCQA_PORT_50051_TCP_ADDR. They are not ours and must not stop us.
-fn is_service_link(name: &str) -> bool {
-    name.contains("_SERVICE_HOST")
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let is_url =
+        ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.as_encoded_bytes().starts_with(scheme.as_bytes()));
+    let numbered = |(at, before): (usize, &str)| is_numbered_port(&name[at + before.len()..]);
+    name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && is_url)
+        || name.match_indices("_PORT_").any(numbered)
+}
+
+/// `50051_TCP`, `50051_TCP_ADDR` and the like.
+fn is_numbered_port(rest: &str) -> bool {
+    let (number, protocol, part) = match rest.split('_').collect::<Vec<_>>()[..] {
+        [number, protocol] => (number, protocol, "PORT"),
+        [number, protocol, part] => (number, protocol, part),
+        _ => return false,
+    };
+    number.parse::<u16>().is_ok()
+        && ["TCP", "UDP", "SCTP"].contains(&protocol)
+        && ["ADDR", "PORT", "PROTO"].contains(&part)
 }
 
 fn of_file(path: &Path, keys: &[String]) -> Result<Vec<OsString>, ConfigError> {
