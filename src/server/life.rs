@@ -32,12 +32,20 @@ use crate::proto::scoring_service_server::ScoringServiceServer;
 /// A caller that has vanished without a word is noticed after this long, and its places are freed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// How often a drain looks whether calls are in progress.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Time for what is written to reach its callers, once no call is in progress.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 type Transport = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// A signal asked for it, and calls in progress were given their time.
+    /// A signal asked for it, every call was answered and the device's thread has ended. In every other ending it may
+    /// still compute.
+    Drained,
+    /// A signal asked for it, while the model was loading or with calls that took longer than their grace.
     Asked,
     /// A second signal cut the drain short.
     Cut,
@@ -65,7 +73,8 @@ pub async fn run(config: Config) -> Result<Ending> {
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
     let (stop, stopped) = oneshot::channel();
-    let mut transport = serve(&config, scoring.clone(), health_service, stopped).await?;
+    let calls = CallLayer::new(&config.time);
+    let mut transport = serve(&config, calls.clone(), scoring.clone(), health_service, stopped).await?;
 
     let grace = config.time.drain_grace_seconds.duration();
     let loading = tokio::task::spawn_blocking(move || load::load(&config));
@@ -91,19 +100,24 @@ pub async fn run(config: Config) -> Result<Ending> {
     }
     set_health(&health, ServingStatus::NotServing).await;
     let _ = stop.send(());
-    end_watches(health).await;
     tokio::select! {
-        drained = tokio::time::timeout(grace, drain(transport, scoring)) => match drained {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!("calls were still in progress after the grace period"),
+        drained = tokio::time::timeout(grace, drain(transport, &calls, health, scoring)) => match drained {
+            Ok(()) => {
+                tracing::info!("drained");
+                Ok(if ending == Ending::Asked { Ending::Drained } else { ending })
+            }
+            Err(_) => {
+                tracing::warn!(calls = calls.in_progress(), "calls were still in progress after the grace period");
+                Ok(ending)
+            }
         },
-        () = signals.next() => return Ok(Ending::Cut),
+        () = signals.next() => Ok(Ending::Cut),
     }
-    Ok(ending)
 }
 
 async fn serve(
     config: &Config,
+    calls: CallLayer,
     scoring: Arc<OnceLock<Arc<Scoring>>>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     stopped: oneshot::Receiver<()>,
@@ -121,7 +135,7 @@ async fn serve(
     };
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(CallLayer::new(&config.time).named_layer(service))
+        .add_service(calls.named_layer(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -133,11 +147,17 @@ async fn serve(
 }
 
 /// Waits until the last call is answered and the device's thread has ended.
-async fn drain(transport: Transport, scoring: &Scoring) {
-    match transport.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the transport failed while draining"),
-        Err(error) => tracing::warn!(%error, "the transport panicked while draining"),
+async fn drain(transport: Transport, calls: &CallLayer, health: HealthReporter, scoring: &Scoring) {
+    while calls.in_progress() > 0 {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    end_watches(health).await;
+    // The last answers are on their way. A connection that says nothing never ends by itself.
+    match tokio::time::timeout(LAST_BYTES, transport).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the transport failed while draining"),
+        Ok(Err(error)) => tracing::warn!(%error, "the transport panicked while draining"),
+        Err(_) => tracing::debug!("connections were left open"),
     }
     scoring.engine.stop();
     scoring.engine.ended().await;
@@ -153,7 +173,8 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(ScoringServiceServer::<Service>::NAME, status).await;
 }
 
-/// Watchers have been told NOT_SERVING; a watch has no end of its own and would hold up the drain.
+/// Watchers have been told NOT_SERVING; a watch has no end of its own and would hold up the drain. Comes last: while
+/// calls are finished, health is still true.
 async fn end_watches(mut health: HealthReporter) {
     health.clear_service_status("").await;
     health.clear_service_status(ScoringServiceServer::<Service>::NAME).await;
