@@ -119,6 +119,9 @@ fn bad_values_are_refused_in_one_line_that_names_the_key() {
         ("--tta=perhaps", "--tta"),
         ("--no-such-option", "--no-such-option"),
         ("stray", "stray"),
+        ("--listen=no\n\nwhere", r"'no\n\nwhere' for '--listen"),
+        ("--no\n\noption", r"--no\n\noption"),
+        ("--config=/no\nfile", r"/no\nfile"),
         ("--config=/does/not/exist.toml", "/does/not/exist.toml"),
     ];
     for (flag, key) in flags {

@@ -48,10 +48,10 @@ pub struct ModelOptions {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<PathBuf>,
-    /// Where to score: `auto`, `cpu`, or `cuda:N` for the N-th GPU
+    /// Where to score: `auto` or `cpu`. This version scores on the CPU and refuses `cuda:N`, the N-th GPU
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Number format of the networks: `auto` is f32 on a CPU and bf16 on a GPU
+    /// Number format of the networks: `auto` is f32
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeChoice,
     /// Score the mean over the frames and their mirror image (test-time augmentation). Twice the work; the bundle must
@@ -184,11 +184,11 @@ impl fmt::Display for Seconds {
 /// Where to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU where there is one.
+    /// What suits the server; the CPU in this version.
     Auto,
     /// The CPU.
     Cpu,
-    /// The N-th GPU.
+    /// The N-th GPU. Refused when loading in this version.
     Cuda(usize),
 }
 
@@ -228,7 +228,7 @@ impl Serialize for DeviceChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DtypeChoice {
-    /// What suits the device.
+    /// What suits the device: f32 on the CPU.
     Auto,
     /// IEEE single precision.
     F32,

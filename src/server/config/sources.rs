@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
+use clap::error::{ContextValue, ErrorKind};
 use clap::{Args, Command, Parser};
 
 use super::{Config, ConfigError};
@@ -49,7 +49,7 @@ pub(super) fn read(
     if let Err(error) = parse(&given) {
         return match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(error.render().to_string())),
-            _ => Err(ConfigError(in_one_line(&error))),
+            _ => Err(ConfigError(first_paragraph(&error))),
         };
     }
     let keys = keys();
@@ -140,7 +140,7 @@ fn flag(source: &str, key: &str, value: OsString) -> Result<OsString, ConfigErro
     flag.push(value);
     match parse(std::slice::from_ref(&flag)) {
         Ok(_) => Ok(flag),
-        Err(error) => Err(ConfigError(format!("{source}: {}", in_one_line(&error)))),
+        Err(error) => Err(ConfigError(format!("{source}: {}", first_paragraph(&error)))),
     }
 }
 
@@ -149,15 +149,27 @@ fn parse(flags: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 fn parsed(flags: &[OsString]) -> Result<Cli, ConfigError> {
-    parse(flags).map_err(|error| ConfigError(in_one_line(&error)))
+    parse(flags).map_err(|error| ConfigError(first_paragraph(&error)))
 }
 
 /// The first paragraph of clap's message; usage and tips are left to --help.
-fn in_one_line(error: &clap::Error) -> String {
-    let message = error.render().to_string();
+fn first_paragraph(error: &clap::Error) -> String {
+    let mut message = error.render().to_string();
+    // A line break in a value is no end of the paragraph.
+    for (_, value) in error.context() {
+        if let ContextValue::String(value) = value {
+            message = message.replace(value.as_str(), &in_one_line(value));
+        }
+    }
     let lines: Vec<&str> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// `text` with its line breaks and other control characters escaped.
+pub(super) fn in_one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 fn at_line(text: &str, error: &toml::de::Error) -> String {
