@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::house::House;
+use crate::house::{House, server};
 use crate::media::png;
 
 const SERVICE: &str = "pcqa.v1.ScoringService";
@@ -170,7 +170,7 @@ fn what_cannot_start_says_why() {
         (&["--listen=127.0.0.1:0", "--decoder=/does/not/exist"], "/does/not/exist"),
     ];
     for (flags, problem) in cases {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pcqa-server")).args(flags).output().unwrap();
+        let output = server().args(flags).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(problem), "{log}");
