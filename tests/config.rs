@@ -119,6 +119,9 @@ fn bad_values_are_refused_in_one_line_that_names_the_key() {
         ("--tta=perhaps", "--tta"),
         ("--no-such-option", "--no-such-option"),
         ("stray", "stray"),
+        ("--listen=no\n\nwhere", r"'no\n\nwhere' for '--listen"),
+        ("--no\n\noption", r"--no\n\noption"),
+        ("--config=/no\nfile", r"/no\nfile"),
         ("--config=/does/not/exist.toml", "/does/not/exist.toml"),
     ];
     for (flag, key) in flags {
@@ -152,12 +155,17 @@ fn bad_variables_are_refused_by_name() {
     assert!(line.contains("PCQA_MAX_PROMPT_BYTES: invalid value 'long'"), "{line}");
     let line = Call::new(&[]).env("PCQA_MAX_PROMPT_BYTE", "1").refused();
     assert!(line.contains("PCQA_MAX_PROMPT_BYTE: there is no such option"), "{line}");
+    for (name, value) in [("PCQA_LISTEN_PORT", "9"), ("PCQA_PORT_NUMBER", "9"), ("PCQA_MAX_PORT_9_BYTES", "9")] {
+        let line = Call::new(&[]).env(name, value).refused();
+        assert!(line.contains(&format!("{name}: there is no such option")), "{line}");
+    }
 }
 
 #[test]
-fn variables_of_the_client_and_of_kubernetes_are_let_be() {
+fn variables_of_the_client_of_the_setup_and_of_kubernetes_are_let_be() {
     let call = Call::new(&[])
         .env("PCQA_SERVER", "http://127.0.0.1:50051")
+        .env("PCQA_CACHE", "/tmp/cache")
         .env("PCQA_SERVICE_HOST", "10.0.0.1")
         .env("PCQA_PORT", "tcp://10.0.0.1:50051")
         .env("PCQA_PORT_50051_TCP_ADDR", "10.0.0.1");
@@ -166,7 +174,7 @@ fn variables_of_the_client_and_of_kubernetes_are_let_be() {
 
 #[test]
 fn options_that_contradict_each_other_are_refused() {
-    let pairs: [(&[&str], &str); 4] = [
+    let pairs: [(&[&str], &str); 7] = [
         (
             &["--max-message-bytes=1000000"],
             "max_image_bytes: is 33554432, must be at most max_message_bytes, which is 1000000",
@@ -174,6 +182,9 @@ fn options_that_contradict_each_other_are_refused() {
         (&["--max-queue-frames=31"], "max_rank_images: is 32, must be at most max_queue_frames, which is 31"),
         (&["--max-timeout-seconds=29"], "default_timeout_seconds: is 30, must be at most max_timeout_seconds"),
         (&["--max-message-bytes=4294967296"], "max_message_bytes: is 4294967296"),
+        (&["--max-calls=18446744073709551615"], "max_calls: is 18446744073709551615, must be at most"),
+        (&["--decode-threads=18446744073709551615"], "decode_threads: is 18446744073709551615, must be at most"),
+        (&["--decoder-workers=4097"], "decoder_workers: is 4097, must be at most"),
     ];
     for (flags, problem) in pairs {
         let line = Call::new(flags).refused();

@@ -31,20 +31,29 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ending = runtime.block_on(server::run(*config));
-    // What still decodes or loads is of no more use to anybody.
-    runtime.shutdown_background();
-
-    match ending {
-        Ok(Ending::Asked) => ExitCode::SUCCESS,
+    let code = match runtime.block_on(server::run(*config)) {
+        Ok(Ending::Drained) => {
+            // What still decodes is of no more use to anybody.
+            runtime.shutdown_background();
+            return ExitCode::SUCCESS;
+        }
+        Ok(Ending::Asked) => 0,
         Ok(Ending::Cut) => {
             tracing::warn!("ended at once");
-            ExitCode::FAILURE
+            1
         }
-        Ok(Ending::DeviceLost) => ExitCode::FAILURE,
+        Ok(Ending::DeviceLost) => 1,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    end_at_once(code)
+}
+
+/// Ends the process while the device's thread may still compute: the destructors of libtorch, which `exit` runs, would
+/// pull its memory away from under that thread. The log is not buffered; decoder processes end with this one.
+fn end_at_once(code: i32) -> ! {
+    // SAFETY: _exit takes any number and does not return; nothing of this process runs after it.
+    unsafe { libc::_exit(code) }
 }

@@ -1,5 +1,6 @@
 //! The engine with devices that need no libtorch: what it promises its callers.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,11 +12,13 @@ use crate::model::{
     MosScale, TextSpec,
 };
 
-/// Scores an item by the first byte of its frames. Byte 255 fails, byte 254 panics; while the gate is shut, items other
+/// Scores an item by the first byte of its frames. Byte 255 fails, byte 253 fails and breaks the device for good, byte
+/// 254 panics; while the gate is shut, items other
 /// than the warm-up's blank ones wait before it.
 struct Fake {
     gate: Arc<Gate>,
     scored: Arc<AtomicU32>,
+    broken: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -56,7 +59,11 @@ impl Scorer for Fake {
             if byte > 0 {
                 self.gate.pass();
             }
+            self.broken.set(self.broken.get() || byte == 253);
             match byte {
+                _ if self.broken.get() => {
+                    return Err(ModelError::Device(tch::TchError::FileFormat("broken".to_owned())));
+                }
                 255 => return Err(ModelError::Device(tch::TchError::FileFormat("lost".to_owned()))),
                 254 => panic!("a device that panics"),
                 _ => scores.push(score(f64::from(byte))),
@@ -76,7 +83,7 @@ struct House {
 impl House {
     fn new(max_queue_frames: u64) -> Self {
         let (gate, scored) = (Arc::new(Gate::default()), Arc::new(AtomicU32::new(0)));
-        let fake = Fake { gate: gate.clone(), scored: scored.clone() };
+        let fake = Fake { gate: gate.clone(), scored: scored.clone(), broken: Cell::default() };
         let engine = Engine::start(move || Ok(fake), config(max_queue_frames)).unwrap();
         scored.store(0, Ordering::SeqCst);
         Self { engine, gate, scored }
@@ -97,7 +104,7 @@ impl House {
 #[test]
 fn warm_up_scores_every_track_before_the_first_request() {
     let scored = Arc::new(AtomicU32::new(0));
-    let fake = Fake { gate: Arc::default(), scored: scored.clone() };
+    let fake = Fake { gate: Arc::default(), scored: scored.clone(), broken: Cell::default() };
     let engine = Engine::start(move || Ok(fake), config(64)).unwrap();
     assert_eq!(scored.load(Ordering::SeqCst), 2);
     assert_eq!(engine.facts().sides(Track::Image), [2]);
@@ -189,15 +196,19 @@ fn an_item_larger_than_a_batch_is_refused_at_the_door() {
 }
 
 #[tokio::test]
-async fn one_failure_stays_with_its_item_and_two_in_a_row_lose_the_device() {
+async fn failures_stay_with_their_items_and_a_device_that_fails_blank_frames_is_lost() {
     let house = House::new(64);
     for _ in 0..2 {
         let failed = house.engine.submit(item(255, 1)).unwrap().await;
         assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
         house.engine.submit(item(1, 1)).unwrap().await.unwrap();
     }
+    for _ in 0..5 {
+        house.engine.submit(item(255, 1)).unwrap().await.unwrap_err();
+    }
+    house.engine.submit(item(1, 1)).unwrap().await.unwrap();
     let first = house.occupied();
-    let failing = [255, 255].map(|byte| house.engine.submit(item(byte, 1)).unwrap());
+    let failing = [253, 255].map(|byte| house.engine.submit(item(byte, 1)).unwrap());
     let behind = house.engine.submit(item(3, 1)).unwrap();
     house.gate.set(false);
     first.await.unwrap();
@@ -241,7 +252,7 @@ fn a_load_that_fails_or_panics_is_an_error_of_start() {
     assert!(matches!(failed, Some(StartError::Model(_))), "{failed:?}");
     let panicked = Engine::start::<Fake>(|| panic!("while loading"), config(64)).err();
     assert!(matches!(panicked, Some(StartError::Panicked)), "{panicked:?}");
-    let fake = Fake { gate: Arc::default(), scored: Arc::default() };
+    let fake = Fake { gate: Arc::default(), scored: Arc::default(), broken: Cell::default() };
     let tight = Engine::start(move || Ok(fake), config(15)).err();
     assert!(
         matches!(tight, Some(StartError::Budget { frames: 16, setting: "max_queue_frames", limit: 15 })),

@@ -10,7 +10,7 @@ use crate::media::{FrameStack, Frames};
 use crate::model::{ModelError, Track};
 use crate::text::TokenIds;
 
-/// Failures in a row after which a device counts as lost.
+/// Failures in a row after which a device must score blank frames or counts as lost.
 const LOST_AFTER: u32 = 2;
 
 /// Loads, warms up, reports through `started`, then serves `queue` until it ends or the device is lost.
@@ -31,19 +31,25 @@ pub(super) fn run<S: Scorer>(
         }
     };
     let _ = started.send(Ok(device.facts()));
-    serve(&device, queue);
+    serve(&device, config, queue);
 }
 
-fn serve<S: Scorer>(device: &S, queue: &Queue) {
+fn serve<S: Scorer>(device: &S, config: &EngineConfig, queue: &Queue) {
     let mut failures = 0;
     while let Some(waiting) = queue.pop() {
         let result = score(device, queue, &waiting);
         failures = if matches!(result, Err(ModelError::Device(_))) { failures + 1 } else { 0 };
         let _ = waiting.answer.send(result.map_err(|error| EngineError::Model(Arc::new(error))));
-        if failures >= LOST_AFTER {
-            tracing::error!(failures, "the device failed repeatedly and is given up");
+        if failures < LOST_AFTER {
+            continue;
+        }
+        // The items may be at fault: blank ones are not.
+        if let Err(error) = warm_up(device, config, queue) {
+            tracing::error!(failures, %error, "the device failed repeatedly and is given up");
             return;
         }
+        tracing::warn!(failures, "items failed in a row, the device still works");
+        failures = 0;
     }
 }
 

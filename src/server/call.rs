@@ -26,6 +26,9 @@ const BEFORE_TONIC: Duration = Duration::from_millis(2);
 /// What a caller is told who finds every place taken.
 const PLACE_RETRY: Duration = Duration::from_millis(500);
 
+/// What holds no media and tells callers the limits is answered however busy the service is.
+const WITHOUT_PLACE: &str = "GetModel";
+
 /// One call in progress; its handler finds it in the request's extensions. The call's place is free again when the last
 /// clone is gone.
 #[derive(Debug, Clone)]
@@ -34,7 +37,20 @@ pub(super) struct Call {
     pub arrived: Instant,
     /// How long the caller waits, where it said so.
     pub client_timeout: Option<Duration>,
-    _place: Arc<OwnedSemaphorePermit>,
+    /// How long the call may take until its handler answers: the caller's wish or the default, within the longest
+    /// allowed.
+    pub timeout: Duration,
+    /// When the handler must have answered.
+    pub deadline: Instant,
+    /// GetModel needs none.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Call {
+    /// When the caller stops waiting, where it said so.
+    pub fn caller_deadline(&self) -> Option<Instant> {
+        self.client_timeout.map(|timeout| self.arrived + timeout)
+    }
 }
 
 /// Puts [`CallService`] around the scoring service.
@@ -49,7 +65,12 @@ impl CallLayer {
         Self { options: options.clone(), places: Arc::new(Semaphore::new(options.max_calls.get())) }
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<Call, ServiceError> {
+    /// Calls that hold a place.
+    pub fn in_progress(&self) -> usize {
+        self.options.max_calls.get().saturating_sub(self.places.available_permits())
+    }
+
+    fn admit(&self, rpc: &str, headers: &HeaderMap) -> Result<Call, ServiceError> {
         let arrived = Instant::now();
         let client_timeout = headers.get("grpc-timeout").map(|value| parse_timeout(value.as_bytes()));
         let client_timeout = match client_timeout {
@@ -59,20 +80,18 @@ impl CallLayer {
             Some(parsed) => parsed,
             None => None,
         };
-        let place = self.places.clone().try_acquire_owned().map_err(|_| ServiceError::Overloaded {
-            message: format!("{0} calls are in progress, the limit is {0}", self.options.max_calls),
-            retry_after: PLACE_RETRY,
-        })?;
-        Ok(Call { arrived, client_timeout, _place: Arc::new(place) })
+        let place = if rpc == WITHOUT_PLACE { None } else { Some(Arc::new(self.place()?)) };
+        let asked = client_timeout.unwrap_or(self.options.default_timeout_seconds.duration());
+        let timeout = asked.min(self.options.max_timeout_seconds.duration());
+        let in_time = client_timeout.map_or(timeout, |asked| timeout.min(asked.saturating_sub(BEFORE_TONIC)));
+        Ok(Call { arrived, client_timeout, timeout, deadline: arrived + in_time, _place: place })
     }
 
-    /// How long the handler may take until it answers.
-    fn timeout(&self, call: &Call) -> Duration {
-        let asked = match call.client_timeout {
-            Some(timeout) => timeout.saturating_sub(BEFORE_TONIC),
-            None => self.options.default_timeout_seconds.duration(),
-        };
-        asked.min(self.options.max_timeout_seconds.duration())
+    fn place(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
+        self.places.clone().try_acquire_owned().map_err(|_| ServiceError::Overloaded {
+            message: format!("{0} calls are in progress, the limit is {0}", self.options.max_calls),
+            retry_after: PLACE_RETRY,
+        })
     }
 }
 
@@ -106,51 +125,50 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let call = match self.layer.admit(request.headers()) {
+        let call = match self.layer.admit(&rpc, request.headers()) {
             Ok(call) => call,
             Err(error) => return Box::pin(async move { Ok(answered(&rpc, Instant::now(), refusal(error))) }),
         };
-        let timeout = self.layer.timeout(&call);
-        let deadline = call.arrived + timeout;
         request.extensions_mut().insert(call.clone());
-        request.extensions_mut().insert(Deadline(deadline));
         let handler = self.inner.call(request);
         Box::pin(async move {
-            let response = match tokio::time::timeout_at(deadline.into(), handler).await {
-                Ok(response) => with_size_limit_named(response?),
-                Err(_) => refusal(out_of_time(timeout)),
+            // All of it, for its place: a handler that takes its request apart drops the other clone.
+            let call = call;
+            let response = match tokio::time::timeout_at(call.deadline.into(), handler).await {
+                Ok(response) => with_faults_named(response?),
+                Err(_) => refusal(out_of_time(call.timeout)),
             };
             Ok(answered(&rpc, call.arrived, response))
         })
     }
 }
 
-/// When the handler of a call must have answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(pub Instant);
-
 /// The deadline passed `timeout` after the request's arrival.
 pub(super) fn out_of_time(timeout: Duration) -> ServiceError {
     ServiceError::Deadline(format!("no score within the deadline of {:.3} s", timeout.as_secs_f64()))
 }
 
-/// tonic says OUT_OF_RANGE to a message over its limit; here, as any value over a limit, it is an invalid argument.
-pub(super) fn size_limit_named(status: Status) -> Status {
-    if status.code() != Code::OutOfRange {
-        return status;
-    }
-    let numbers: Vec<&str> =
-        status.message().split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).collect();
-    let problem = match numbers[..] {
-        [found, limit] => format!("has {found} bytes, the limit is {limit}"),
-        _ => status.message().to_owned(),
+/// tonic says OUT_OF_RANGE to a message over its limit, and INTERNAL to a request without a message or with half of one.
+/// Here each is an invalid argument.
+pub(super) fn fault_named(status: Status) -> Status {
+    let problem = match (status.code(), status.message()) {
+        (Code::OutOfRange, message) => {
+            let digits = message.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+            match digits.collect::<Vec<_>>()[..] {
+                [found, limit] => format!("has {found} bytes, the limit is {limit}"),
+                _ => message.to_owned(),
+            }
+        }
+        (Code::Internal, "Missing request message.") => "is missing".to_owned(),
+        (Code::Internal, "Unexpected EOF decoding stream.") => "ends before its announced length".to_owned(),
+        _ => return status,
     };
     ServiceError::invalid("message", problem).into()
 }
 
-fn with_size_limit_named(response: Response<Body>) -> Response<Body> {
+fn with_faults_named(response: Response<Body>) -> Response<Body> {
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() == Code::OutOfRange => size_limit_named(status).into_http(),
+        Some(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => fault_named(status).into_http(),
         _ => response,
     }
 }
@@ -187,6 +205,8 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
 mod tests {
     use std::num::{NonZeroU64, NonZeroUsize};
 
+    use tonic_types::StatusExt;
+
     use super::*;
     use crate::server::config::Seconds;
 
@@ -214,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn time_runs_out_by_the_caller_s_wish_the_default_or_the_longest_allowed() {
-        for (asked, used) in [(None, "0.050 s"), (Some("1H"), "0.070 s"), (Some("60m"), "0.058 s")] {
+        for (asked, used) in [(None, "0.050 s"), (Some("1H"), "0.070 s"), (Some("60m"), "0.060 s")] {
             let status = status_of_a_handler_that_sleeps(asked).await;
             assert_eq!(status.code(), Code::DeadlineExceeded);
             assert!(status.message().contains(used), "{asked:?}: {status:?}");
@@ -223,29 +243,61 @@ mod tests {
     }
 
     async fn status_of_a_handler_that_sleeps(timeout: Option<&'static str>) -> Status {
-        let options = TimeOptions {
-            max_calls: NonZeroUsize::MIN,
-            max_stream_in_flight: NonZeroUsize::MIN,
-            max_queue_frames: NonZeroU64::MIN,
-            default_timeout_seconds: Seconds(0.05),
-            max_timeout_seconds: Seconds(0.07),
-            drain_grace_seconds: Seconds(1.0),
-        };
         let sleeper =
             tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
         let mut request = Request::new(Body::empty());
         if let Some(timeout) = timeout {
             request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static(timeout));
         }
-        let response =
-            CallLayer::new(&options).layer(sleeper).call(request).await.unwrap_or_else(|never| match never {});
+        let response = CallLayer::new(&options(0.05, 0.07))
+            .layer(sleeper)
+            .call(request)
+            .await
+            .unwrap_or_else(|never| match never {});
         Status::from_header_map(response.headers()).unwrap()
+    }
+
+    fn options(default_timeout: f64, max_timeout: f64) -> TimeOptions {
+        TimeOptions {
+            max_calls: NonZeroUsize::MIN,
+            max_stream_in_flight: NonZeroUsize::MIN,
+            max_queue_frames: NonZeroU64::MIN,
+            default_timeout_seconds: Seconds(default_timeout),
+            max_timeout_seconds: Seconds(max_timeout),
+            drain_grace_seconds: Seconds(1.0),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_keeps_its_place_until_its_answer_whatever_its_handler_drops() {
+        let forgetful = tower::service_fn(|mut request: Request<Body>| {
+            drop(request.extensions_mut().remove::<Call>());
+            std::future::pending::<Result<Response<Body>, Infallible>>()
+        });
+        let layer = CallLayer::new(&options(60.0, 60.0));
+        let mut service = layer.layer(forgetful);
+        let first = service.call(Request::new(Body::empty()));
+        assert_eq!(layer.in_progress(), 1);
+        let second = service.call(Request::new(Body::empty())).await.unwrap_or_else(|never| match never {});
+        let status = Status::from_header_map(second.headers()).unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(PLACE_RETRY));
+        drop(first);
+        assert_eq!(layer.in_progress(), 0);
+    }
+
+    #[test]
+    fn requests_without_a_whole_message_are_invalid_arguments() {
+        for tonic in ["Missing request message.", "Unexpected EOF decoding stream."] {
+            assert_eq!(fault_named(Status::internal(tonic)).code(), Code::InvalidArgument);
+        }
+        assert_eq!(fault_named(Status::internal("internal error 0")).code(), Code::Internal);
     }
 
     #[test]
     fn a_message_over_the_limit_is_an_invalid_argument_with_both_numbers() {
         let tonic = "Error, decoded message length too large: found 123 bytes, the limit is: 100 bytes";
-        let status = size_limit_named(Status::out_of_range(tonic));
+        let status = fault_named(Status::out_of_range(tonic));
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "message: has 123 bytes, the limit is 100");
     }

@@ -16,7 +16,7 @@ pub use sources::Parsed;
 
 /// Why the configuration is refused: one line that names the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", sources::in_one_line(.0))]
 pub struct ConfigError(pub String);
 
 impl Config {

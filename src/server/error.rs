@@ -10,6 +10,15 @@ use crate::engine::EngineError;
 use crate::media::MediaError;
 use crate::proto;
 
+/// Violations that the message names; the details name more.
+const NAMED: usize = 3;
+/// Violations that the details name.
+const DETAILED: usize = 48;
+/// Bytes of the one problem of a request, or of all problems together in the details. Message and details travel in
+/// HTTP headers, the details in base64 and with the message in them; many clients take 8 KiB of headers in all.
+const PROBLEM_BYTES: usize = 512;
+const DETAIL_BYTES: usize = 1024;
+
 /// Why a request has no score.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum ServiceError {
@@ -88,8 +97,7 @@ impl From<ServiceError> for Status {
         let mut details = ErrorDetails::new();
         match &error {
             ServiceError::Invalid(violations) => {
-                let violations = violations.iter().map(|(field, problem)| FieldViolation::new(field, problem));
-                details.set_bad_request(violations.collect::<Vec<_>>());
+                details.set_bad_request(detailed(violations));
             }
             ServiceError::Overloaded { retry_after, .. } => {
                 details.set_retry_info(Some(*retry_after));
@@ -119,9 +127,42 @@ impl From<ServiceError> for proto::ItemError {
     }
 }
 
+/// The first violations in words, and how many more there are.
 fn list(violations: &[(String, String)]) -> String {
-    let lines: Vec<String> = violations.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+    let most = PROBLEM_BYTES / violations.len().clamp(1, NAMED);
+    let line = |(field, problem): &(String, String)| format!("{field}: {}", cut(problem, most));
+    let mut lines: Vec<String> = violations.iter().take(NAMED).map(line).collect();
+    let more = violations.len().saturating_sub(NAMED);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
     lines.join("; ")
+}
+
+/// Every violation, the more there are the shorter; the last one stands for those that do not fit.
+fn detailed(violations: &[(String, String)]) -> Vec<FieldViolation> {
+    let most = (DETAIL_BYTES / violations.len().clamp(1, DETAILED)).min(PROBLEM_BYTES);
+    let named = violations.iter().take(DETAILED);
+    let mut detailed: Vec<_> = named.map(|(field, problem)| FieldViolation::new(field, cut(problem, most))).collect();
+    let more = violations.len().saturating_sub(DETAILED);
+    if more > 0 {
+        detailed.push(FieldViolation::new("", format!("and {more} more")));
+    }
+    detailed
+}
+
+/// `text`, or its beginning with an ellipsis, in at most `most` bytes.
+fn cut(text: &str, most: usize) -> String {
+    const ELLIPSIS: &str = "...";
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}{ELLIPSIS}", prefix(text, most.saturating_sub(ELLIPSIS.len())))
+}
+
+/// The longest beginning of `text` that has at most `most` bytes.
+pub(super) fn prefix(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 #[cfg(test)]
@@ -140,6 +181,33 @@ mod tests {
         let details = status.get_error_details();
         let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["images[1]", "images[3]"]);
+    }
+
+    #[test]
+    fn however_many_fields_are_at_fault_the_refusal_fits_into_http_headers() {
+        for problem in ["is empty".to_owned(), "is 30000x30000 \"\u{e9}\" ".repeat(100)] {
+            for count in [1, 2, 3, 4, 24, 32, 48, 49, 1000usize] {
+                let violations = (0..count).map(|index| (format!("images[{index}]"), problem.clone())).collect();
+                let error = ServiceError::Invalid(violations);
+                let more = format!("and {} more", count.saturating_sub(NAMED));
+                assert_eq!(error.to_string().ends_with(&more), count > NAMED, "{error}");
+                let status = Status::from(error);
+                let details = status.get_error_details();
+                let fields = &details.bad_request().unwrap().field_violations;
+                assert_eq!(fields.len(), count.min(DETAILED + 1));
+                assert_eq!(fields[count.min(DETAILED) - 1].field, format!("images[{}]", count.min(DETAILED) - 1));
+                let headers = status.into_http::<()>().into_parts().0.headers;
+                let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+                assert!(bytes < 5000, "{count}: {bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(prefix("a\u{e9}", 2), "a");
+        assert_eq!(prefix("a\u{e9}", 3), "a\u{e9}");
+        assert_eq!(cut("a\u{e9}cdef", 6), "a\u{e9}...");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::call::CallLayer;
 use super::config::{Config, LogFormat, LogOptions};
 use super::scoring::Scoring;
 use super::service::Service;
+use super::stream::Streams;
 use super::{convert, load};
 use crate::model::LoadOptions;
 use crate::proto;
@@ -31,12 +32,20 @@ use crate::proto::scoring_service_server::ScoringServiceServer;
 /// A caller that has vanished without a word is noticed after this long, and its places are freed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// How often a drain looks whether calls are in progress.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Time for what is written to reach its callers, once no call is in progress.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 type Transport = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// A signal asked for it, and calls in progress were given their time.
+    /// A signal asked for it, every call was answered and the device's thread has ended. In every other ending it may
+    /// still compute.
+    Drained,
+    /// A signal asked for it, while the model was loading or with calls that took longer than their grace.
     Asked,
     /// A second signal cut the drain short.
     Cut,
@@ -64,7 +73,8 @@ pub async fn run(config: Config) -> Result<Ending> {
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
     let (stop, stopped) = oneshot::channel();
-    let mut transport = serve(&config, scoring.clone(), health_service, stopped).await?;
+    let calls = CallLayer::new(&config.time);
+    let mut transport = serve(&config, calls.clone(), scoring.clone(), health_service, stopped).await?;
 
     let grace = config.time.drain_grace_seconds.duration();
     let loading = tokio::task::spawn_blocking(move || load::load(&config));
@@ -90,19 +100,24 @@ pub async fn run(config: Config) -> Result<Ending> {
     }
     set_health(&health, ServingStatus::NotServing).await;
     let _ = stop.send(());
-    end_watches(health).await;
     tokio::select! {
-        drained = tokio::time::timeout(grace, drain(transport, scoring)) => match drained {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!("calls were still in progress after the grace period"),
+        drained = tokio::time::timeout(grace, drain(transport, &calls, health, scoring)) => match drained {
+            Ok(()) => {
+                tracing::info!("drained");
+                Ok(if ending == Ending::Asked { Ending::Drained } else { ending })
+            }
+            Err(_) => {
+                tracing::warn!(calls = calls.in_progress(), "calls were still in progress after the grace period");
+                Ok(ending)
+            }
         },
-        () = signals.next() => return Ok(Ending::Cut),
+        () = signals.next() => Ok(Ending::Cut),
     }
-    Ok(ending)
 }
 
 async fn serve(
     config: &Config,
+    calls: CallLayer,
     scoring: Arc<OnceLock<Arc<Scoring>>>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     stopped: oneshot::Receiver<()>,
@@ -111,7 +126,7 @@ async fn serve(
         TcpListener::bind(config.listen).await.with_context(|| format!("listen: cannot bind {}", config.listen))?;
     tracing::info!(listen = %listener.local_addr()?, "listening");
     let max_message_bytes = usize::try_from(config.limits.max_message_bytes.get()).unwrap_or(usize::MAX);
-    let service = Service { scoring, options: config.time.clone() };
+    let service = Service { scoring, streams: Streams::new(&config.time) };
     let service = ScoringServiceServer::new(service).max_decoding_message_size(max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -120,7 +135,7 @@ async fn serve(
     };
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(CallLayer::new(&config.time).named_layer(service))
+        .add_service(calls.named_layer(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -132,11 +147,17 @@ async fn serve(
 }
 
 /// Waits until the last call is answered and the device's thread has ended.
-async fn drain(transport: Transport, scoring: &Scoring) {
-    match transport.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the transport failed while draining"),
-        Err(error) => tracing::warn!(%error, "the transport panicked while draining"),
+async fn drain(transport: Transport, calls: &CallLayer, health: HealthReporter, scoring: &Scoring) {
+    while calls.in_progress() > 0 {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    end_watches(health).await;
+    // The last answers are on their way. A connection that says nothing never ends by itself.
+    match tokio::time::timeout(LAST_BYTES, transport).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the transport failed while draining"),
+        Ok(Err(error)) => tracing::warn!(%error, "the transport panicked while draining"),
+        Err(_) => tracing::debug!("connections were left open"),
     }
     scoring.engine.stop();
     scoring.engine.ended().await;
@@ -152,7 +173,8 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(ScoringServiceServer::<Service>::NAME, status).await;
 }
 
-/// Watchers have been told NOT_SERVING; a watch has no end of its own and would hold up the drain.
+/// Watchers have been told NOT_SERVING; a watch has no end of its own and would hold up the drain. Comes last: while
+/// calls are finished, health is still true.
 async fn end_watches(mut health: HealthReporter) {
     health.clear_service_status("").await;
     health.clear_service_status(ScoringServiceServer::<Service>::NAME).await;

@@ -1,16 +1,14 @@
 //! The RPCs: each takes its request apart, lets [`Scoring`] work, and puts the answer together.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
-use futures_util::stream::BoxStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::{Call, Deadline};
-use super::config::TimeOptions;
+use super::call::Call;
 use super::error::ServiceError;
 use super::scoring::{Clock, Scoring};
-use super::stream;
+use super::stream::Streams;
 use crate::model::Track;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringService;
@@ -19,7 +17,7 @@ use crate::proto::scoring_service_server::ScoringService;
 #[derive(Clone)]
 pub(super) struct Service {
     pub scoring: Arc<OnceLock<Arc<Scoring>>>,
-    pub options: TimeOptions,
+    pub streams: Streams,
 }
 
 impl Service {
@@ -51,15 +49,15 @@ impl ScoringService for Service {
         Ok(Response::new(proto::ScoreVideoResponse { score: Some(score) }))
     }
 
-    type ScoreStreamStream = BoxStream<'static, Result<proto::ScoreStreamResponse, Status>>;
+    type ScoreStreamStream = ReceiverStream<Result<proto::ScoreStreamResponse, Status>>;
 
     async fn score_stream(
         &self,
         request: Request<Streaming<proto::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
         let scoring = self.ready()?;
-        let call = extension::<Call>(&request)?;
-        Ok(Response::new(stream::answers(scoring, self.options.clone(), call, request.into_inner())))
+        let call = call(&request)?;
+        Ok(Response::new(self.streams.clone().answers(scoring, call, request.into_inner())))
     }
 
     async fn rank_images(
@@ -77,13 +75,12 @@ impl ScoringService for Service {
     }
 }
 
-fn clock<T>(request: &Request<T>) -> Result<Clock, ServiceError> {
-    let arrived: Instant = extension::<Call>(request)?.arrived;
-    let Deadline(deadline) = extension(request)?;
+fn clock(request: &Request<impl Sized>) -> Result<Clock, ServiceError> {
+    let Call { arrived, deadline, .. } = call(request)?;
     Ok(Clock { arrived, deadline })
 }
 
-fn extension<E: Clone + Send + Sync + 'static>(request: &Request<impl Sized>) -> Result<E, ServiceError> {
-    let found = request.extensions().get::<E>().cloned();
+fn call(request: &Request<impl Sized>) -> Result<Call, ServiceError> {
+    let found = request.extensions().get::<Call>().cloned();
     found.ok_or_else(|| ServiceError::internal("the call has not passed its layer"))
 }

@@ -1,19 +1,22 @@
 //! ScoreStream: many items at once on one call, each answered as it finishes.
 //!
-//! Everything runs inside the response's stream. A caller that goes away drops it, and with it every item in progress;
-//! a caller that does not read its answers, or has enough items in progress, is not read either.
+//! A task of its own reads the items, so that its timers ring for a caller that reads nothing too. It ends with the
+//! response's stream: a caller that goes away takes every item in progress with it. A caller that does not read its
+//! answers, or has enough items in progress, is not read either.
 
-use std::future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::call::{Call, out_of_time, size_limit_named};
+use super::call::{Call, fault_named, out_of_time};
 use super::config::TimeOptions;
-use super::error::ServiceError;
+use super::error::{ServiceError, prefix};
 use super::scoring::{Clock, Scoring};
 use crate::model::Track;
 use crate::proto::score_stream_request::Media;
@@ -23,46 +26,111 @@ use crate::proto::{ScoreStreamRequest, ScoreStreamResponse};
 /// Longest `item_id` in bytes.
 const MAX_ITEM_ID_BYTES: usize = 256;
 
-/// The answers to `requests`, in the order in which they finish. Ends after the last item, or with the status of what
-/// ended the call: the deadline that the caller set for all of it, or a message that could not be read.
-pub(super) fn answers(
-    scoring: Arc<Scoring>,
+/// What all streams share.
+#[derive(Clone)]
+pub(super) struct Streams {
     options: TimeOptions,
-    call: Call,
-    requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
-) -> BoxStream<'static, Result<ScoreStreamResponse, Status>> {
-    let end = Arc::new(End::default());
-    let deadline = call.client_timeout.map(|timeout| call.arrived + timeout);
-    let in_flight = options.max_stream_in_flight.get();
-    let items = requests.scan(end.clone(), |end, request| future::ready(end.note(request)));
-    let item_timeout = options.default_timeout_seconds.duration();
-    let answers = items
-        .map(move |item| answer(scoring.clone(), item, item_timeout, deadline))
-        .buffer_unordered(in_flight)
-        .map(Ok)
-        .take_until(expiry(call.clone(), end.clone()));
-    // The call keeps its place until its last answer is out.
-    let last = stream::once(async move {
-        let _call = call;
-        end.take()
-    });
-    answers.chain(last.filter_map(|status| future::ready(status.map(Err)))).boxed()
+    /// Places of items. A stream reads one item ahead on its call's place; beyond that every item in progress, of
+    /// whatever stream, has a place here: what streams hold does not grow with their number times
+    /// `max_stream_in_flight`.
+    places: Arc<Semaphore>,
 }
 
-async fn answer(
-    scoring: Arc<Scoring>,
+/// An item that has been read and has waited for its place, within its deadline.
+struct Arrived {
     item: ScoreStreamRequest,
-    timeout: Duration,
-    call_deadline: Option<Instant>,
-) -> ScoreStreamResponse {
-    let arrived = Instant::now();
-    let deadline = call_deadline.map_or(arrived + timeout, |deadline| deadline.min(arrived + timeout));
-    let clock = Clock { arrived, deadline };
-    let item_id = item.item_id.clone();
-    let outcome = match tokio::time::timeout_at(deadline.into(), score(&scoring, item, clock)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(out_of_time(deadline.saturating_duration_since(arrived))),
+    clock: Clock,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Streams {
+    pub fn new(options: &TimeOptions) -> Self {
+        Self { options: options.clone(), places: Arc::new(Semaphore::new(options.max_calls.get())) }
+    }
+
+    /// The answers to `requests`, in the order in which they finish. Ends after the last item, or with the status of
+    /// what ended the call: the deadline that the caller set for all of it, a caller that neither sent an item nor took
+    /// an answer for too long, or a message that could not be read. Items in progress are answered first in the last
+    /// case and dropped in the others.
+    pub fn answers(
+        self,
+        scoring: Arc<Scoring>,
+        call: Call,
+        requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
+    ) -> ReceiverStream<Result<ScoreStreamResponse, Status>> {
+        let (answers, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = self.serve(scoring, &call, requests, &answers) => end,
+                error = expiry(&call) => Err(error.into()),
+                // The caller has gone away.
+                () = answers.closed() => return,
+            };
+            // The call's place is not kept for a caller that does not take its last word.
+            drop(call);
+            if let Err(status) = end {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    async fn serve(
+        &self,
+        scoring: Arc<Scoring>,
+        call: &Call,
+        requests: impl Stream<Item = Result<ScoreStreamRequest, Status>>,
+        answers: &mpsc::Sender<Result<ScoreStreamResponse, Status>>,
+    ) -> Result<(), Status> {
+        let (in_flight, patience) =
+            (self.options.max_stream_in_flight.get(), self.options.max_timeout_seconds.duration());
+        let call_deadline = call.caller_deadline();
+        let mut items = pin!(requests.then(|request| self.arrived(request, call_deadline)));
+        let mut in_progress = JoinSet::new();
+        let mut last = None;
+        while last.is_none() || !in_progress.is_empty() {
+            tokio::select! {
+                item = items.next(), if last.is_none() && in_progress.len() < in_flight => match item {
+                    Some(Ok(arrived)) => {
+                        in_progress.spawn(answer(scoring.clone(), arrived));
+                    }
+                    Some(Err(status)) => last = Some(Err(fault_named(status))),
+                    None => last = Some(Ok(())),
+                },
+                Some(answer) = in_progress.join_next() => {
+                    let answer = answer.map_err(ServiceError::internal)?;
+                    let taken = tokio::time::timeout(patience, answers.send(Ok(answer))).await;
+                    let _ = taken.map_err(|_| silent("no answer was taken", patience))?;
+                }
+                () = tokio::time::sleep(patience) => return Err(silent("no item came", patience).into()),
+            }
+        }
+        last.unwrap_or(Ok(()))
+    }
+
+    async fn arrived(
+        &self,
+        request: Result<ScoreStreamRequest, Status>,
+        call_deadline: Option<Instant>,
+    ) -> Result<Arrived, Status> {
+        let item = request?;
+        let arrived = Instant::now();
+        let deadline = arrived + self.options.default_timeout_seconds.duration();
+        let deadline = call_deadline.map_or(deadline, |call_deadline| deadline.min(call_deadline));
+        let place = tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await;
+        let place = place.ok().transpose().map_err(ServiceError::internal)?;
+        Ok(Arrived { item, clock: Clock { arrived, deadline }, place })
+    }
+}
+
+async fn answer(scoring: Arc<Scoring>, arrived: Arrived) -> ScoreStreamResponse {
+    let Arrived { item, clock, place } = arrived;
+    let item_id = prefix(&item.item_id, MAX_ITEM_ID_BYTES).to_owned();
+    let scored = match place {
+        Some(_) => tokio::time::timeout_at(clock.deadline.into(), score(&scoring, item, clock)).await.ok(),
+        None => None,
     };
+    let outcome = scored.unwrap_or_else(|| Err(out_of_time(clock.deadline.saturating_duration_since(clock.arrived))));
     let outcome = match outcome {
         Ok(score) => Outcome::Score(score),
         Err(error) => Outcome::Error(error.into()),
@@ -84,27 +152,16 @@ async fn score(scoring: &Scoring, item: ScoreStreamRequest, clock: Clock) -> Res
 }
 
 /// Resolves when the deadline of the whole call has passed.
-async fn expiry(call: Call, end: Arc<End>) {
-    let Some(timeout) = call.client_timeout else { return future::pending().await };
-    tokio::time::sleep_until((call.arrived + timeout).into()).await;
-    end.set(out_of_time(timeout).into());
+async fn expiry(call: &Call) -> ServiceError {
+    match (call.client_timeout, call.caller_deadline()) {
+        (Some(timeout), Some(deadline)) => {
+            tokio::time::sleep_until(deadline.into()).await;
+            out_of_time(timeout)
+        }
+        _ => std::future::pending().await,
+    }
 }
 
-/// Why a call ends before its caller has finished: said after the items that are in progress have been answered.
-#[derive(Default)]
-struct End(Mutex<Option<Status>>);
-
-impl End {
-    /// The next item; none after a message that could not be read.
-    fn note(&self, request: Result<ScoreStreamRequest, Status>) -> Option<ScoreStreamRequest> {
-        request.map_err(|status| self.set(size_limit_named(status))).ok()
-    }
-
-    fn set(&self, status: Status) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-    }
-
-    fn take(&self) -> Option<Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
+fn silent(what: &str, patience: Duration) -> ServiceError {
+    ServiceError::Deadline(format!("{what} for {:.3} s", patience.as_secs_f64()))
 }

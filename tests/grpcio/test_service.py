@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "pcqa.v1.ScoringService"
 PROMPT = "a lighthouse in the fog"
 PATIENCE = 120
+OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
 
 
 def generate(directory):
@@ -45,11 +46,11 @@ def generate(directory):
 
 
 @contextlib.contextmanager
-def serving(program):
+def serving(program, timeout=120):
     """A server on a free port: its address and its process."""
-    process = subprocess.Popen(
-        [program, "--listen=127.0.0.1:0", "--default-timeout-seconds=120"], stderr=subprocess.PIPE, text=True
-    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PCQA_")}
+    flags = ["--listen=127.0.0.1:0", f"--default-timeout-seconds={timeout}"]
+    process = subprocess.Popen([program, *flags], stderr=subprocess.PIPE, text=True, env=environment)
     lines = queue.Queue()
     threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
     try:
@@ -112,8 +113,9 @@ def refused(call, *arguments, **options):
 class Tests:
     """Each method named test_… is one test."""
 
-    def __init__(self, pb, stub, channel, process, directory):
-        self.pb, self.stub, self.channel, self.process, self.directory = pb, stub, channel, process, directory
+    def __init__(self, program, pb, stub_of, channel, process, directory):
+        self.program, self.pb, self.stub_of, self.channel = program, pb, stub_of, channel
+        self.stub, self.process, self.directory = stub_of(channel), process, directory
 
     def image(self, prompt, image):
         return self.stub.ScoreImage(self.pb.ScoreImageRequest(prompt=prompt, image=image)).score
@@ -179,6 +181,14 @@ class Tests:
             assert [v.field for v in details["BadRequest"].field_violations] == fields, (fields, message)
             assert message.startswith(fields[0] + ": "), message
 
+    def test_every_image_of_many_is_named(self):
+        images = [b"these are only words"] * 32
+        code, message, details = refused(self.stub.RankImages, self.pb.RankImagesRequest(prompt=PROMPT, images=images))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, message)
+        assert message.startswith("images[0]: ") and message.endswith("and 29 more"), message
+        fields = [v.field for v in details["BadRequest"].field_violations]
+        assert fields == [f"images[{index}]" for index in range(32)], fields
+
     def test_text_that_is_not_utf8(self):
         raw = self.channel.unary_unary(f"/{SERVICE}/ScoreImage")
         code, message, details = refused(raw, b"\x0a\x02\xff\xfe\x12\x01x")
@@ -192,9 +202,15 @@ class Tests:
         assert message.endswith(f"the limit is {64 << 20}"), message
 
     def test_deadline(self):
+        # The server's own: the client waits without end.
         request = self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1, 2000, 1000))
-        code, message, _ = refused(self.stub.ScoreImage, request, timeout=0.001)
+        with (
+            serving(self.program, timeout=0.001) as (address, _),
+            grpc.insecure_channel(address, options=OPTIONS) as channel,
+        ):
+            code, message, _ = refused(self.stub_of(channel).ScoreImage, request, wait_for_ready=True)
         assert code == grpc.StatusCode.DEADLINE_EXCEEDED, (code, message)
+        assert message == "no score within the deadline of 0.001 s", message
 
     def test_cancel(self):
         call = self.stub.ScoreImage.future(self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1)))
@@ -224,12 +240,11 @@ class Tests:
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     passed, failed = 0, 0
     with tempfile.TemporaryDirectory() as directory, serving(sys.argv[1]) as (address, process):
         pb, pb_grpc = generate(directory)
-        with grpc.insecure_channel(address, options=options) as channel:
-            tests = Tests(pb, pb_grpc.ScoringServiceStub(channel), channel, process, directory)
+        with grpc.insecure_channel(address, options=OPTIONS) as channel:
+            tests = Tests(sys.argv[1], pb, pb_grpc.ScoringServiceStub, channel, process, directory)
             for name in sorted(name for name in dir(tests) if name.startswith("test_")):
                 begin = time.monotonic()
                 try:

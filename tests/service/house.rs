@@ -18,17 +18,29 @@ use tonic_types::StatusExt;
 /// Long enough for the slowest machine; nothing waits for it that works.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The server's program, whatever options stand in the environment of the tests.
+pub fn server() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pcqa-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PCQA_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 pub struct House {
     process: Child,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     pub channel: Channel,
+    pub address: String,
 }
 
 impl House {
     /// Starts a server with `flags` and waits until it is ready.
     pub async fn start(flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_pcqa-server"))
+        let mut process = server()
             .args(["--listen=127.0.0.1:0", "--log=info,pcqa=debug", "--decoder-workers=2"])
             .args(["--default-timeout-seconds=120", "--max-timeout-seconds=240"])
             .args(flags)
@@ -58,8 +70,9 @@ impl House {
                 break;
             }
         }
-        let channel = Channel::from_shared(format!("http://{}", address.unwrap())).unwrap().connect_lazy();
-        Self { process, log, reader: Some(reader), channel }
+        let address = address.unwrap();
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Self { process, log, reader: Some(reader), channel, address }
     }
 
     pub fn client(&self) -> ScoringServiceClient<Channel> {

@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::house::House;
+use crate::house::{House, server};
 use crate::media::png;
 
 const SERVICE: &str = "pcqa.v1.ScoringService";
@@ -81,16 +81,53 @@ async fn a_call_in_progress_is_finished_before_the_end() {
 
         house.signal(signal);
         assert_eq!(next(&mut watch).await.unwrap().status(), ServingStatus::NotServing);
-        assert!(next(&mut watch).await.is_none(), "a watch does not hold up the drain");
         items.send(item("during")).await.unwrap();
         let answer = answers.message().await.unwrap().unwrap();
         assert_eq!(answer.item_id, "during");
         assert!(matches!(answer.outcome, Some(Outcome::Score(_))));
         drop(items);
         assert!(answers.message().await.unwrap().is_none());
+        assert!(next(&mut watch).await.is_none(), "a watch does not hold up the drain");
         let (status, log) = house.ended();
         assert_eq!(status.code(), Some(0), "{log}");
         assert!(log.contains("drained"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_connection_does_not_hold_up_the_drain() {
+    let house = House::start(&["--drain-grace-seconds=600"]).await;
+    let _silent = std::net::TcpStream::connect(&house.address).unwrap();
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained"), "{log}");
+}
+
+#[tokio::test]
+async fn an_end_in_the_middle_of_scoring_is_no_crash() {
+    for (grace, signals, code) in [("600", 2, 1), ("0.05", 1, 0)] {
+        let house = House::start(&["--tta", &format!("--drain-grace-seconds={grace}")]).await;
+        let load: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = house.client();
+                let images = (0..16).map(|seed| png(seed).into()).collect();
+                let request = pcqa::proto::RankImagesRequest { prompt: "a lighthouse".to_owned(), images };
+                tokio::spawn(async move { client.rank_images(request).await })
+            })
+            .collect();
+        while !house.log().contains("scored") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        for _ in 0..signals {
+            house.signal(Signal::TERM);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let (status, log) = house.ended();
+        // On a fast machine the calls may all be answered before the end.
+        let ended = status.code() == Some(code) || log.contains("drained");
+        assert!(ended && status.code().is_some(), "{status:?}\n{log}");
+        load.into_iter().for_each(|call| call.abort());
     }
 }
 
@@ -133,7 +170,7 @@ fn what_cannot_start_says_why() {
         (&["--listen=127.0.0.1:0", "--decoder=/does/not/exist"], "/does/not/exist"),
     ];
     for (flags, problem) in cases {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pcqa-server")).args(flags).output().unwrap();
+        let output = server().args(flags).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(problem), "{log}");

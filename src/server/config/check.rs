@@ -1,6 +1,11 @@
 //! Options that must fit each other.
 
+use tokio::sync::Semaphore;
+
 use super::{Config, ConfigError};
+
+/// Most threads or processes of one kind.
+const MAX_PARALLEL: usize = 4096;
 
 impl Config {
     /// Refuses options that contradict each other, naming the key to change.
@@ -11,6 +16,14 @@ impl Config {
         at_most("max_video_bytes", limits.max_video_bytes, "max_message_bytes", limits.max_message_bytes)?;
         at_most("max_message_bytes", limits.max_message_bytes.get(), "what gRPC allows", u32::MAX.into())?;
         at_most("max_rank_images", limits.max_rank_images.into(), "max_queue_frames", time.max_queue_frames)?;
+        at_most("max_calls", time.max_calls.get(), "what can be counted", Semaphore::MAX_PERMITS)?;
+        for (key, count) in [
+            ("decoder_workers", self.decoding.decoder_workers),
+            ("decode_threads", self.decoding.decode_threads),
+            ("threads", self.model.threads),
+        ] {
+            at_most(key, count.get(), "what any machine has use for", MAX_PARALLEL)?;
+        }
         at_most(
             "default_timeout_seconds",
             time.default_timeout_seconds,

@@ -48,10 +48,10 @@ pub struct ModelOptions {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<PathBuf>,
-    /// Where to score: `auto`, `cpu`, or `cuda:N` for the N-th GPU
+    /// Where to score: `auto` or `cpu`. This version scores on the CPU and refuses `cuda:N`, the N-th GPU
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Number format of the networks: `auto` is f32 on a CPU and bf16 on a GPU
+    /// Number format of the networks: `auto` is f32
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeChoice,
     /// Score the mean over the frames and their mirror image (test-time augmentation). Twice the work; the bundle must
@@ -119,10 +119,11 @@ pub struct LimitOptions {
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct TimeOptions {
     /// Calls in progress, over all connections; more are refused with RESOURCE_EXHAUSTED. Bounds memory: each call may
-    /// hold one message of `max_message_bytes`
+    /// hold one message of `max_message_bytes`, and all ScoreStream calls together as many items in progress
     #[arg(long, value_name = "COUNT", default_value = "128")]
     pub max_calls: NonZeroUsize,
-    /// Items of one ScoreStream call in progress; the call is not read further until one is answered
+    /// Items of one ScoreStream call in progress; the call is not read further until one is answered. Over all
+    /// ScoreStream calls there are at most `max_calls` items in progress
     #[arg(long, value_name = "COUNT", default_value = "16")]
     pub max_stream_in_flight: NonZeroUsize,
     /// Frames that may wait for the device (an image is 1, a video up to 16); more are refused with RESOURCE_EXHAUSTED
@@ -131,7 +132,8 @@ pub struct TimeOptions {
     /// Time for a call whose caller set no deadline, in seconds; for each item of a ScoreStream call
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub default_timeout_seconds: Seconds,
-    /// Most time for a call whatever deadline its caller set, in seconds. A ScoreStream call as a whole may take longer
+    /// Most time for a call whatever deadline its caller set, in seconds. A ScoreStream call as a whole may take longer, but
+    /// ends when its caller neither sends an item nor takes an answer for this long
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     pub max_timeout_seconds: Seconds,
     /// Time to finish calls in progress after SIGTERM or SIGINT, in seconds; a second signal ends at once
@@ -184,11 +186,11 @@ impl fmt::Display for Seconds {
 /// Where to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU where there is one.
+    /// What suits the server; the CPU in this version.
     Auto,
     /// The CPU.
     Cpu,
-    /// The N-th GPU.
+    /// The N-th GPU. Refused when loading in this version.
     Cuda(usize),
 }
 
@@ -228,7 +230,7 @@ impl Serialize for DeviceChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DtypeChoice {
-    /// What suits the device.
+    /// What suits the device: f32 on the CPU.
     Auto,
     /// IEEE single precision.
     F32,

@@ -1,17 +1,17 @@
 //! Flags, environment and file, laid over each other.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
+use clap::error::{ContextValue, ErrorKind};
 use clap::{Args, Command, Parser};
 
 use super::{Config, ConfigError};
 
 const PREFIX: &str = "PCQA_";
 
-/// Variables of the other binaries, which may stand in the same environment.
-const OF_OTHER_BINARIES: &[&str] = &["PCQA_SERVER"];
+/// Variables of the client and of deploy/setup, which may stand in the same environment.
+const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_CACHE"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub(super) fn read(
     if let Err(error) = parse(&given) {
         return match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(error.render().to_string())),
-            _ => Err(ConfigError(in_one_line(&error))),
+            _ => Err(ConfigError(first_paragraph(&error))),
         };
     }
     let keys = keys();
@@ -79,7 +79,7 @@ fn of_environment(
     let mut flags = Vec::new();
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-        if OF_OTHER_BINARIES.contains(&name) || is_service_link(name) {
+        if OF_OTHERS.contains(&name) || is_service_link(name, &value) {
             continue;
         }
         let key = name[PREFIX.len()..].to_lowercase();
@@ -93,11 +93,26 @@ fn of_environment(
 
 /// Kubernetes gives every pod variables about the services of its namespace: of a service `pcqa`, PCQA_SERVICE_HOST,
 /// PCQA_PORT and PCQA_PORT_50051_TCP_ADDR. They are not ours and must not stop us.
-fn is_service_link(name: &str) -> bool {
-    name.contains("_SERVICE_HOST")
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let is_url =
+        ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.as_encoded_bytes().starts_with(scheme.as_bytes()));
+    let numbered = |(at, before): (usize, &str)| is_numbered_port(&name[at + before.len()..]);
+    name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && is_url)
+        || name.match_indices("_PORT_").any(numbered)
+}
+
+/// `50051_TCP`, `50051_TCP_ADDR` and the like.
+fn is_numbered_port(rest: &str) -> bool {
+    let (number, protocol, part) = match rest.split('_').collect::<Vec<_>>()[..] {
+        [number, protocol] => (number, protocol, "PORT"),
+        [number, protocol, part] => (number, protocol, part),
+        _ => return false,
+    };
+    number.parse::<u16>().is_ok()
+        && ["TCP", "UDP", "SCTP"].contains(&protocol)
+        && ["ADDR", "PORT", "PROTO"].contains(&part)
 }
 
 fn of_file(path: &Path, keys: &[String]) -> Result<Vec<OsString>, ConfigError> {
@@ -125,7 +140,7 @@ fn flag(source: &str, key: &str, value: OsString) -> Result<OsString, ConfigErro
     flag.push(value);
     match parse(std::slice::from_ref(&flag)) {
         Ok(_) => Ok(flag),
-        Err(error) => Err(ConfigError(format!("{source}: {}", in_one_line(&error)))),
+        Err(error) => Err(ConfigError(format!("{source}: {}", first_paragraph(&error)))),
     }
 }
 
@@ -134,15 +149,27 @@ fn parse(flags: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 fn parsed(flags: &[OsString]) -> Result<Cli, ConfigError> {
-    parse(flags).map_err(|error| ConfigError(in_one_line(&error)))
+    parse(flags).map_err(|error| ConfigError(first_paragraph(&error)))
 }
 
 /// The first paragraph of clap's message; usage and tips are left to --help.
-fn in_one_line(error: &clap::Error) -> String {
-    let message = error.render().to_string();
+fn first_paragraph(error: &clap::Error) -> String {
+    let mut message = error.render().to_string();
+    // A line break in a value is no end of the paragraph.
+    for (_, value) in error.context() {
+        if let ContextValue::String(value) = value {
+            message = message.replace(value.as_str(), &in_one_line(value));
+        }
+    }
     let lines: Vec<&str> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// `text` with its line breaks and other control characters escaped.
+pub(super) fn in_one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 fn at_line(text: &str, error: &toml::de::Error) -> String {
