@@ -129,7 +129,7 @@ async fn messages_that_no_client_of_ours_would_send_are_refused() {
     let not_utf8 = raw(b"\x0a\x02\xff\xfe\x12\x01x").await.unwrap_err();
     assert_eq!(blamed(&not_utf8).0, "prompt");
     let broken = raw(b"\xff\xff\xff").await.unwrap_err();
-    assert_eq!(blamed(&broken).0, "");
+    assert_eq!(blamed(&broken).0, "request");
     let nothing = raw(b"").await.unwrap_err();
     assert_eq!(blamed(&nothing).0, "prompt");
 
