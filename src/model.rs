@@ -24,5 +24,6 @@ pub use manifest::{
     Activation, Backbone, BackboneKind, Calibration, ExpertSpec, FileDigest, Manifest, Mixer, MosScale, TextSpec,
     TextTowerSpec, Track,
 };
+pub use tch::Device;
 pub use text_tower::TextTower;
 pub use weights::Weights;

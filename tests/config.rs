@@ -174,7 +174,7 @@ fn variables_of_the_client_of_the_setup_and_of_kubernetes_are_let_be() {
 
 #[test]
 fn options_that_contradict_each_other_are_refused() {
-    let pairs: [(&[&str], &str); 7] = [
+    let pairs: [(&[&str], &str); 8] = [
         (
             &["--max-message-bytes=1000000"],
             "max_image_bytes: is 33554432, must be at most max_message_bytes, which is 1000000",
@@ -185,6 +185,7 @@ fn options_that_contradict_each_other_are_refused() {
         (&["--max-calls=18446744073709551615"], "max_calls: is 18446744073709551615, must be at most"),
         (&["--decode-threads=18446744073709551615"], "decode_threads: is 18446744073709551615, must be at most"),
         (&["--decoder-workers=4097"], "decoder_workers: is 4097, must be at most"),
+        (&["--decoder-memory-bytes=1000"], "decoder_memory_bytes: is 1000, must be at least 536870912"),
     ];
     for (flags, problem) in pairs {
         let line = Call::new(flags).refused();

@@ -335,6 +335,17 @@ impl<'a> Inputs<'a> {
     }
 }
 
+impl LoadOptions {
+    /// The device in the API and in the log: `cpu`, `cuda:N`.
+    pub fn device_name(&self) -> String {
+        match self.device {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(index) => format!("cuda:{index}"),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+}
+
 impl Dtype {
     /// As the bundle's calibration names it.
     pub fn name(self) -> &'static str {

@@ -71,7 +71,7 @@ pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions
             Dtype::F32 => proto::Dtype::F32.into(),
             Dtype::Bf16 => proto::Dtype::Bf16.into(),
         },
-        device: device(facts.options.device),
+        device: facts.options.device_name(),
         limits: Some(proto::Limits {
             max_message_bytes: limits.max_message_bytes.get(),
             max_prompt_bytes: limits.max_prompt_bytes.get(),
@@ -92,15 +92,6 @@ pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions
 pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     prost_types::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() }
-}
-
-/// The name of a device in the API and in the log.
-pub(super) fn device(device: tch::Device) -> String {
-    match device {
-        tch::Device::Cpu => "cpu".to_owned(),
-        tch::Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}").to_lowercase(),
-    }
 }
 
 fn experts(facts: &ModelFacts) -> Vec<proto::Expert> {

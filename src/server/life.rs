@@ -21,11 +21,10 @@ use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS}
 
 use super::call::CallLayer;
 use super::config::{Config, LogFormat, LogOptions};
+use super::load;
 use super::scoring::Scoring;
 use super::service::Service;
 use super::stream::Streams;
-use super::{convert, load};
-use crate::model::LoadOptions;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringServiceServer;
 
@@ -164,9 +163,9 @@ async fn drain(transport: Transport, calls: &CallLayer, health: HealthReporter, 
 }
 
 fn announce_ready(scoring: &Scoring, elapsed: Duration) {
-    let LoadOptions { device, dtype, tta } = scoring.engine.facts().options;
-    let device = convert::device(device);
-    tracing::info!(device, dtype = dtype.name(), tta, seconds = elapsed.as_secs_f64(), "ready");
+    let options = scoring.engine.facts().options;
+    let (device, dtype, tta) = (options.device_name(), options.dtype.name(), options.tta);
+    tracing::info!(device, dtype, tta, seconds = elapsed.as_secs_f64(), "ready");
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {

@@ -1,13 +1,12 @@
 //! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine.
 
 use anyhow::{Context, Result, bail};
-use tch::Device;
 
 use super::config::{Config, DeviceChoice, DtypeChoice};
 use super::decode::Decoding;
 use super::scoring::Scoring;
 use crate::engine::{Engine, EngineConfig};
-use crate::model::{Bundle, Dtype, Ensemble, LoadOptions, Manifest, Track};
+use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Track};
 use crate::text::Tokenizer;
 
 /// Most frames that the device takes at once.

@@ -7,6 +7,10 @@ use super::{Config, ConfigError};
 /// Most threads or processes of one kind.
 const MAX_PARALLEL: usize = 4096;
 
+/// Below this a decoder process cannot hold FFmpeg's libraries and one clip: every video would be refused, and its
+/// caller blamed.
+const MIN_DECODER_MEMORY: u64 = 512 << 20;
+
 impl Config {
     /// Refuses options that contradict each other, naming the key to change.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -16,6 +20,12 @@ impl Config {
         at_most("max_video_bytes", limits.max_video_bytes, "max_message_bytes", limits.max_message_bytes)?;
         at_most("max_message_bytes", limits.max_message_bytes.get(), "what gRPC allows", u32::MAX.into())?;
         at_most("max_rank_images", limits.max_rank_images.into(), "max_queue_frames", time.max_queue_frames)?;
+        let memory = self.decoding.decoder_memory_bytes.get();
+        if memory < MIN_DECODER_MEMORY {
+            return Err(ConfigError(format!(
+                "decoder_memory_bytes: is {memory}, must be at least {MIN_DECODER_MEMORY}"
+            )));
+        }
         at_most("max_calls", time.max_calls.get(), "what can be counted", Semaphore::MAX_PERMITS)?;
         for (key, count) in [
             ("decoder_workers", self.decoding.decoder_workers),
