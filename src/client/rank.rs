@@ -47,7 +47,8 @@ async fn rank(session: &Session, policy: Policy, prompt: &str, items: &[Item]) -
         let failure = Failure::invalid(format!("{} images, the server ranks at most {limit} in one call", items.len()));
         return Err(vec![failure.to_string()]);
     }
-    let request = RankImagesRequest { prompt: prompt.to_owned(), images: read_all(session, items).await? };
+    let request =
+        RankImagesRequest { prompt: prompt.to_owned(), images: read_all(session, items).await?, ..Default::default() };
     send::check_message(&request, &session.limits)
         .map_err(|failure| vec![format!("{failure}; rank fewer images at once")])?;
     let mut client = session.client.clone();

@@ -32,14 +32,14 @@ async fn try_score(session: &Session, policy: Policy, item: &Item, kind: &mut Op
     let (score, round_trip) = match is {
         Kind::Image => {
             check_length(length_of(&bytes), limits.max_image_bytes)?;
-            let request = ScoreImageRequest { prompt, image: bytes };
+            let request = ScoreImageRequest { prompt, image: bytes, ..Default::default() };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_image(request).await).await?;
             (answer.score, round_trip)
         }
         Kind::Video => {
             check_length(length_of(&bytes), limits.max_video_bytes)?;
-            let request = ScoreVideoRequest { prompt, video: bytes };
+            let request = ScoreVideoRequest { prompt, video: bytes, ..Default::default() };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_video(request).await).await?;
             (answer.score, round_trip)

@@ -36,7 +36,9 @@ pub(super) fn score(scored: Scored, circumstances: Circumstances, total: Duratio
             vision: Some(duration(scored.vision)),
             head: Some(duration(scored.head)),
             total: Some(duration(total)),
+            ..Default::default()
         }),
+        ..Default::default()
     }
 }
 
@@ -83,6 +85,7 @@ pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions
             max_video_frames: limits.max_video_frames.get(),
             max_rank_images: limits.max_rank_images.get(),
             max_frames_used: manifest.max_frames,
+            ..Default::default()
         }),
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
     }

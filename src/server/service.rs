@@ -34,7 +34,7 @@ impl ScoringService for Service {
         request: Request<proto::ScoreImageRequest>,
     ) -> Result<Response<proto::ScoreImageResponse>, Status> {
         let clock = clock(&request)?;
-        let proto::ScoreImageRequest { prompt, image } = request.into_inner();
+        let proto::ScoreImageRequest { prompt, image, .. } = request.into_inner();
         let score = self.ready()?.score(Track::Image, "image", &prompt, image, clock).await?;
         Ok(Response::new(proto::ScoreImageResponse { score: Some(score) }))
     }
@@ -44,7 +44,7 @@ impl ScoringService for Service {
         request: Request<proto::ScoreVideoRequest>,
     ) -> Result<Response<proto::ScoreVideoResponse>, Status> {
         let clock = clock(&request)?;
-        let proto::ScoreVideoRequest { prompt, video } = request.into_inner();
+        let proto::ScoreVideoRequest { prompt, video, .. } = request.into_inner();
         let score = self.ready()?.score(Track::Video, "video", &prompt, video, clock).await?;
         Ok(Response::new(proto::ScoreVideoResponse { score: Some(score) }))
     }
@@ -65,7 +65,7 @@ impl ScoringService for Service {
         request: Request<proto::RankImagesRequest>,
     ) -> Result<Response<proto::RankImagesResponse>, Status> {
         let clock = clock(&request)?;
-        let proto::RankImagesRequest { prompt, images } = request.into_inner();
+        let proto::RankImagesRequest { prompt, images, .. } = request.into_inner();
         let ranked = self.ready()?.rank(&prompt, images, clock).await?;
         Ok(Response::new(proto::RankImagesResponse { ranked }))
     }

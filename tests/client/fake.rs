@@ -154,7 +154,9 @@ pub fn score_of(prompt: &str, length: usize, is_video: bool) -> Score {
             vision: milliseconds(5),
             head: milliseconds(6),
             total: milliseconds(234),
+            receive: milliseconds(213),
         }),
+        batch_frames: if is_video { 32 } else { 4 },
     }
 }
 
@@ -197,6 +199,7 @@ pub fn model() -> ModelInfo {
             max_video_frames: 60_000,
             max_rank_images: 4,
             max_frames_used: 16,
+            max_batch_frames: 64,
         }),
         server_version: "0.1.0".to_owned(),
     }
@@ -264,13 +267,13 @@ impl Fake {
 #[tonic::async_trait]
 impl ScoringService for Fake {
     async fn score_image(&self, request: Request<ScoreImageRequest>) -> Result<Response<ScoreImageResponse>, Status> {
-        let ScoreImageRequest { prompt, image } = request.get_ref();
+        let ScoreImageRequest { prompt, image, .. } = request.get_ref();
         let score = self.score("ScoreImage", &request, prompt, image.len()).await?;
         Ok(Response::new(ScoreImageResponse { score }))
     }
 
     async fn score_video(&self, request: Request<ScoreVideoRequest>) -> Result<Response<ScoreVideoResponse>, Status> {
-        let ScoreVideoRequest { prompt, video } = request.get_ref();
+        let ScoreVideoRequest { prompt, video, .. } = request.get_ref();
         let score = self.score("ScoreVideo", &request, prompt, video.len()).await?;
         Ok(Response::new(ScoreVideoResponse { score }))
     }
@@ -286,7 +289,7 @@ impl ScoringService for Fake {
 
     /// The shortest image is the best, as in [`score_of`]; the prompt `second is bad` blames `images[1]`.
     async fn rank_images(&self, request: Request<RankImagesRequest>) -> Result<Response<RankImagesResponse>, Status> {
-        let RankImagesRequest { prompt, images } = request.get_ref();
+        let RankImagesRequest { prompt, images, .. } = request.get_ref();
         self.seen.lock().unwrap().calls.push(("RankImages", images.len()));
         self.obey(prompt).await?;
         if prompt == "second is bad" {

@@ -80,18 +80,18 @@ impl House {
     }
 
     pub async fn image(&self, prompt: &str, image: Vec<u8>) -> Result<Score, Status> {
-        let request = ScoreImageRequest { prompt: prompt.to_owned(), image: image.into() };
+        let request = ScoreImageRequest { prompt: prompt.to_owned(), image: image.into(), ..Default::default() };
         self.client().score_image(request).await.map(|answer| answer.into_inner().score.unwrap())
     }
 
     pub async fn video(&self, prompt: &str, video: Vec<u8>) -> Result<Score, Status> {
-        let request = ScoreVideoRequest { prompt: prompt.to_owned(), video: video.into() };
+        let request = ScoreVideoRequest { prompt: prompt.to_owned(), video: video.into(), ..Default::default() };
         self.client().score_video(request).await.map(|answer| answer.into_inner().score.unwrap())
     }
 
     pub async fn rank(&self, prompt: &str, images: Vec<Vec<u8>>) -> Result<Vec<RankedImage>, Status> {
         let images = images.into_iter().map(Into::into).collect();
-        let request = RankImagesRequest { prompt: prompt.to_owned(), images };
+        let request = RankImagesRequest { prompt: prompt.to_owned(), images, ..Default::default() };
         self.client().rank_images(request).await.map(|answer| answer.into_inner().ranked)
     }
 

@@ -112,7 +112,8 @@ async fn an_end_in_the_middle_of_scoring_is_no_crash() {
             .map(|_| {
                 let mut client = house.client();
                 let images = (0..16).map(|seed| png(seed).into()).collect();
-                let request = pcqa::proto::RankImagesRequest { prompt: "a lighthouse".to_owned(), images };
+                let request =
+                    pcqa::proto::RankImagesRequest { prompt: "a lighthouse".to_owned(), images, ..Default::default() };
                 tokio::spawn(async move { client.rank_images(request).await })
             })
             .collect();
@@ -190,5 +191,6 @@ fn item(id: &str) -> ScoreStreamRequest {
         item_id: id.to_owned(),
         prompt: "a lighthouse".to_owned(),
         media: Some(Media::Image(png(1).into())),
+        ..Default::default()
     }
 }

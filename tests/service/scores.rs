@@ -86,6 +86,7 @@ async fn a_stream_scores_many_items_and_a_bad_one_disturbs_nobody() {
         item_id: id.to_owned(),
         prompt: prompt.to_owned(),
         media,
+        ..Default::default()
     };
     let mut requests: Vec<_> = items.into_iter().map(item).collect();
     requests.push(item((&"x".repeat(257), PROMPT, None)));
