@@ -1,12 +1,17 @@
-//! Items in, scores out: the queue before the devices and the threads that own them. No gRPC types, no HTTP, no file
+//! Items in, scores out: the line before the devices and the threads that own them. No gRPC types, no HTTP, no file
 //! formats.
 //!
 //! One operating-system thread owns every tensor of its device: libtorch's memory grows with each thread that computes,
-//! and tensors are not to be shared. Callers reach it through a queue that is counted in frames and served by earliest
-//! deadline; what is cancelled or too late leaves the queue and never costs device time.
+//! and tensors are not to be shared. Several devices take their batches from one line. It is counted in frames and
+//! ordered by priority and deadline (`line`); a batch is formed when a device is free (`former`); what is cancelled or
+//! too late leaves the line at once and never costs device time.
 
+mod budget;
+mod former;
+mod line;
 mod queue;
 mod scorer;
+mod text_cache;
 mod worker;
 
 #[cfg(test)]
@@ -16,27 +21,41 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+pub use self::budget::{Budget, Caller, Refusal};
+use self::former::Limits;
+pub use self::line::{BULK_SHARE, Key, Line, Priority};
+use self::queue::{Queue, Waiting};
+pub use self::scorer::{ModelFacts, Scorer};
 use crate::media::Frames;
 use crate::model::{EnsembleScore, ModelError, Track};
 use crate::text::TokenIds;
-use queue::{Place, Queue};
-pub use scorer::{ModelFacts, Scorer};
 
-/// What the engine scores.
-#[derive(Debug)]
-pub struct Item {
+/// An item as it stands in line, before its frames are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// Who asks.
+    pub caller: Caller,
     /// Which experts.
     pub track: Track,
-    /// The prompt.
-    pub prompt: TokenIds,
-    /// The frames at every side that the track's experts take.
-    pub frames: Frames,
+    /// What goes first.
+    pub priority: Priority,
+    /// Most frames that it may have.
+    pub frames: u32,
     /// When the answer is of no more use.
     pub deadline: Instant,
+}
+
+/// What goes to a device.
+#[derive(Debug)]
+struct Item {
+    prompt: TokenIds,
+    /// The frames at every side that the track's experts take.
+    frames: Frames,
 }
 
 /// A scored item.
@@ -44,14 +63,16 @@ pub struct Item {
 pub struct Scored {
     /// The score.
     pub score: EnsembleScore,
-    /// Waiting for the device.
+    /// From submission to the start of its batch.
     pub queue: Duration,
-    /// Prompt embedding.
+    /// Prompt embedding, of the whole batch.
     pub text: Duration,
-    /// Backbones.
+    /// Backbones, of the whole batch.
     pub vision: Duration,
-    /// Heads and Eq. 4.
+    /// Heads and Eq. 4, of the whole batch.
     pub head: Duration,
+    /// Frames of the batch.
+    pub batch_frames: u32,
 }
 
 /// Why there is no score.
@@ -67,12 +88,30 @@ pub enum EngineError {
         /// When there will be room, from the measured rate.
         retry_after: Duration,
     },
-    /// The item does not fit into one batch.
-    #[error("the item has {frames} frames, a batch holds {limit}")]
+    /// The caller has as many frames waiting as it leaves free.
+    #[error("{held} frames of this caller are queued, it may have as many as are free, {free}")]
+    ShareFull {
+        /// Frames of this caller that wait.
+        held: u64,
+        /// Frames that are free.
+        free: u64,
+        /// When there will be room, from the measured rate.
+        retry_after: Duration,
+    },
+    /// What is ahead takes longer than the deadline allows.
+    #[error("the queue takes {:.3} s, the deadline is in {:.3} s", wait.as_secs_f64(), left.as_secs_f64())]
+    Hopeless {
+        /// Expected wait, from the measured rate.
+        wait: Duration,
+        /// Time to the deadline.
+        left: Duration,
+    },
+    /// The item does not fit into one batch, or has more frames than it reserved.
+    #[error("the item has {frames} frames, the limit is {limit}")]
     TooLarge {
         /// Frames of the item.
         frames: u32,
-        /// Frames of the largest batch.
+        /// Frames allowed.
         limit: u32,
     },
     /// The deadline passed before the item reached the device.
@@ -102,6 +141,9 @@ pub enum StartError {
         /// Its value.
         limit: u64,
     },
+    /// There is nothing to score on.
+    #[error("no device was given")]
+    NoDevice,
     /// The operating system gave no thread.
     #[error("the device's thread did not start: {0}")]
     Thread(#[from] std::io::Error),
@@ -113,40 +155,52 @@ pub enum StartError {
 /// How the engine runs.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Most frames that may wait for the device.
+    /// Most frames that may have a place in line.
     pub max_queue_frames: u64,
-    /// Most frames that the device takes at once.
+    /// Most frames that a device takes at once.
     pub max_batch_frames: u32,
+    /// How long a free device waits at most for a batch to fill. It waits only while something that has a place could
+    /// join.
+    pub max_queue_delay: Duration,
+    /// Most bytes of prompt embeddings that are kept on each device.
+    pub text_cache_bytes: u64,
     /// CPU threads of one operation.
     pub threads: usize,
     /// Any prompt of the bundle's tokenizer: the warm-up scores blank frames for it.
     pub warm_up_prompt: TokenIds,
 }
 
-/// The queue and the device behind it.
+/// The line and the devices behind it.
 pub struct Engine {
-    queue: Arc<Queue>,
+    queue: Closing,
     facts: ModelFacts,
-    max_batch_frames: u32,
 }
 
 impl Engine {
-    /// Loads the model on the device's own thread, scores one blank item of every track so that the first request is
-    /// as fast as the thousandth, and starts to serve. Blocks until ready.
-    pub fn start<S: Scorer>(
-        load: impl FnOnce() -> Result<S, ModelError> + Send + 'static,
-        config: EngineConfig,
-    ) -> Result<Self, StartError> {
-        let max_batch_frames = config.max_batch_frames;
-        let max_queue_frames = config.max_queue_frames;
-        let queue = Arc::new(Queue::new(max_queue_frames));
-        let (started, start) = mpsc::sync_channel(1);
-        std::thread::Builder::new().name("device".to_owned()).spawn({
-            let queue = queue.clone();
-            move || worker::run(load, &config, &queue, &started)
-        })?;
-        let facts = start.recv().map_err(|_| StartError::Panicked)??;
-        let engine = Self { queue, facts, max_batch_frames };
+    /// Loads the model on every device's own thread, scores one blank item of every track so that the first request is
+    /// as fast as the thousandth, and starts to serve. `loads` has one loader per device. Blocks until all are ready.
+    pub fn start<S: Scorer, L>(loads: Vec<L>, config: EngineConfig) -> Result<Self, StartError>
+    where
+        L: FnOnce() -> Result<S, ModelError> + Send + 'static,
+    {
+        let EngineConfig { max_queue_frames, max_batch_frames, max_queue_delay, .. } = config;
+        let devices = u32::try_from(loads.len()).unwrap_or(u32::MAX);
+        let limits = Limits { max_queue_frames, max_batch_frames, max_queue_delay, devices };
+        let queue = Arc::new(Queue::new(limits));
+        let closing = Closing(queue.clone());
+        let mut starts = Vec::with_capacity(loads.len());
+        for (index, load) in loads.into_iter().enumerate() {
+            let (started, start) = mpsc::sync_channel(1);
+            let (queue, config) = (queue.clone(), config.clone());
+            let run = move || worker::run(load, &config, &queue, &started);
+            thread::Builder::new().name(format!("device-{index}")).spawn(run)?;
+            starts.push(start);
+        }
+        let ready: Result<Vec<ModelFacts>, StartError> =
+            starts.into_iter().map(|start| Ok(start.recv().map_err(|_| StartError::Panicked)??)).collect();
+        let facts = ready?.pop().ok_or(StartError::NoDevice)?;
+        thread::Builder::new().name("deadlines".to_owned()).spawn(move || queue.watch_deadlines())?;
+        let engine = Self { queue: closing, facts };
         engine.check_budget("max_batch_frames", max_batch_frames.into())?;
         engine.check_budget("max_queue_frames", max_queue_frames)?;
         Ok(engine)
@@ -157,24 +211,21 @@ impl Engine {
         &self.facts
     }
 
-    /// Puts `item` into the queue. The ticket resolves to its score; dropping the ticket cancels the item.
-    pub fn submit(&self, item: Item) -> Result<Ticket, EngineError> {
-        if item.frames.count > self.max_batch_frames {
-            return Err(EngineError::TooLarge { frames: item.frames.count, limit: self.max_batch_frames });
-        }
-        let (place, answer) = self.queue.push(item)?;
-        Ok(Ticket { queue: self.queue.clone(), place, answer })
+    /// Gives `order` its place in line, before its media is decoded. Dropping the reservation gives it back.
+    pub fn reserve(&self, order: Order) -> Result<Reservation, EngineError> {
+        let key = self.queue.0.reserve(order)?;
+        Ok(Reservation { place: Place { queue: self.queue.0.clone(), key }, frames: order.frames })
     }
 
-    /// Resolves when the device's thread has ended: after [`stop`](Self::stop), or because it panicked or its device
+    /// Resolves when the devices' threads have ended: after [`stop`](Self::stop), or because one panicked or its device
     /// failed repeatedly.
     pub async fn ended(&self) {
-        self.queue.closed().await;
+        self.queue.0.closed().await;
     }
 
-    /// Takes no more items; those in the queue are still answered, then the device's thread ends.
+    /// Takes no more items; those that have a place are still answered, then the devices' threads end.
     pub fn stop(&self) {
-        self.queue.drain();
+        self.queue.0.drain();
     }
 
     fn check_budget(&self, setting: &'static str, limit: u64) -> Result<(), StartError> {
@@ -186,18 +237,40 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    /// Lets the thread end after the item that it is working on; everybody else is answered `Stopped`.
+/// Lets the threads end after the batches that they are working on; everybody else is answered `Stopped`.
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
     fn drop(&mut self) {
-        self.queue.close();
+        self.0.close();
     }
 }
 
-/// A place in the queue: resolves to the item's score.
+/// A place in line for frames that are being decoded.
+#[must_use = "dropping a reservation gives its place back"]
+pub struct Reservation {
+    place: Place,
+    frames: u32,
+}
+
+impl Reservation {
+    /// Lets the item go to a device, with at most as many frames as were reserved.
+    pub fn submit(self, prompt: TokenIds, frames: Frames) -> Ticket {
+        let (sender, answer) = oneshot::channel();
+        if frames.count > self.frames {
+            let _ = sender.send(Err(EngineError::TooLarge { frames: frames.count, limit: self.frames }));
+        } else {
+            let waiting = Waiting { item: Item { prompt, frames }, answer: sender };
+            self.place.queue.submit(&self.place.key, waiting);
+        }
+        Ticket { _place: self.place, answer }
+    }
+}
+
+/// An item that waits for its score; resolves to it. Dropping the ticket cancels the item.
 #[must_use = "dropping a ticket cancels its item"]
 pub struct Ticket {
-    queue: Arc<Queue>,
-    place: Place,
+    _place: Place,
     answer: oneshot::Receiver<Result<Scored, EngineError>>,
 }
 
@@ -209,8 +282,14 @@ impl Future for Ticket {
     }
 }
 
-impl Drop for Ticket {
+/// A place in line, free again when dropped.
+struct Place {
+    queue: Arc<Queue>,
+    key: Key,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.queue.remove(self.place);
+        self.queue.remove(&self.key);
     }
 }

@@ -1,42 +1,36 @@
-//! Items waiting for the device, by earliest deadline, counted in frames.
+//! The former between its callers' threads, the devices' threads and the thread that watches deadlines.
 
-use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{EngineError, Item, Scored};
-
-/// Where an item stands: its deadline, then its turn.
-pub(super) type Place = (Instant, u64);
-
-type Answer = Result<Scored, EngineError>;
-
-/// The shortest and longest wait that a refused caller is told.
-const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+use super::former::{Batch, Former, Limits, Step};
+use super::line::Key;
+use super::{EngineError, Item, Order, Scored};
+use crate::model::Track;
 
 /// One item with the way back to its caller.
 pub(super) struct Waiting {
     pub item: Item,
-    pub since: Instant,
-    pub answer: oneshot::Sender<Answer>,
+    pub answer: oneshot::Sender<Result<Scored, EngineError>>,
 }
 
-/// The queue between callers and one device's thread.
+/// What all threads of an engine share.
 pub(super) struct Queue {
     state: Mutex<State>,
-    changed: Condvar,
-    limit: u64,
+    /// There may be a batch to form, or nothing more to come.
+    work: Condvar,
+    /// There may be an earlier deadline, or nothing more to come.
+    deadlines: Condvar,
     closed: watch::Sender<bool>,
 }
 
 struct State {
-    waiting: BTreeMap<Place, Waiting>,
-    frames: u64,
-    turns: u64,
+    former: Former<Waiting>,
     phase: Phase,
-    seconds_per_frame: Option<f64>,
+    /// Devices' threads that run.
+    devices: u32,
 }
 
 #[derive(PartialEq)]
@@ -47,95 +41,121 @@ enum Phase {
 }
 
 impl Queue {
-    pub fn new(limit: u64) -> Self {
-        let state =
-            State { waiting: BTreeMap::new(), frames: 0, turns: 0, phase: Phase::Open, seconds_per_frame: None };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limit, closed: watch::Sender::new(false) }
+    pub fn new(limits: Limits) -> Self {
+        let state = State { former: Former::new(limits), phase: Phase::Open, devices: limits.devices };
+        let (work, deadlines) = (Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), work, deadlines, closed: watch::Sender::new(false) }
     }
 
-    /// Adds `item` where the frame budget allows it.
-    pub fn push(&self, item: Item) -> Result<(Place, oneshot::Receiver<Answer>), EngineError> {
+    /// Gives `order` a place in line.
+    pub fn reserve(&self, order: Order) -> Result<Key, EngineError> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(EngineError::Stopped);
         }
-        let frames = u64::from(item.frames.count);
-        if state.frames + frames > self.limit {
-            state.answer_expired(Instant::now());
+        let now = Instant::now();
+        state.answer_expired(now);
+        let earliest = state.former.next_deadline();
+        let key = state.former.reserve(order, now)?;
+        if state.former.next_deadline() != earliest {
+            self.deadlines.notify_one();
         }
-        if state.frames + frames > self.limit {
-            let excess = state.frames + frames - self.limit;
-            let retry_after = state.time_for(excess);
-            return Err(EngineError::QueueFull { queued: state.frames, limit: self.limit, retry_after });
-        }
-        let (answer, receiver) = oneshot::channel();
-        let place = (item.deadline, state.turns);
-        state.turns += 1;
-        state.frames += frames;
-        state.waiting.insert(place, Waiting { item, since: Instant::now(), answer });
-        drop(state);
-        self.changed.notify_one();
-        Ok((place, receiver))
+        Ok(key)
     }
 
-    /// Takes the most urgent item that is still worth its device time; waits for one. None when the queue has drained
-    /// or closed.
-    pub fn pop(&self) -> Option<Waiting> {
+    /// Lets the item whose place is `key` go to a device.
+    pub fn submit(&self, key: &Key, waiting: Waiting) {
         let mut state = self.lock();
-        loop {
-            if state.phase == Phase::Closed {
-                return None;
-            }
-            state.answer_expired(Instant::now());
-            if let Some(waiting) = state.take_first() {
-                return Some(waiting);
-            }
-            if state.phase == Phase::Draining {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let late = if state.phase == Phase::Closed {
+            Some((waiting, EngineError::Stopped))
+        } else {
+            let frames = waiting.item.frames.count;
+            let placed = state.former.make_ready(key, frames, waiting, Instant::now());
+            placed.err().map(|waiting| (waiting, EngineError::Deadline))
+        };
+        drop(state);
+        self.work.notify_all();
+        if let Some((waiting, error)) = late {
+            let _ = waiting.answer.send(Err(error));
         }
     }
 
-    /// Forgets the item at `place` where it still waits.
-    pub fn remove(&self, place: Place) {
-        let mut state = self.lock();
-        let removed = state.take(place);
-        drop(state);
-        // Its frames are freed outside the lock.
+    /// Forgets the item whose place is `key`, where it still waits.
+    pub fn remove(&self, key: &Key) {
+        let removed = self.lock().former.remove(key);
+        // What it would have joined need not wait for it any longer.
+        self.work.notify_all();
         drop(removed);
     }
 
-    /// Learns from `frames` scored in `elapsed`.
-    pub fn record(&self, frames: u32, elapsed: Duration) {
-        let measured = elapsed.as_secs_f64() / f64::from(frames.max(1));
+    /// The next batch for a device that is free; waits for one. None when the queue has drained or closed.
+    pub fn next_batch(&self) -> Option<Batch<Waiting>> {
         let mut state = self.lock();
-        // A moving average over about the last five items.
-        state.seconds_per_frame = Some(match state.seconds_per_frame {
-            Some(known) => 0.8 * known + 0.2 * measured,
-            None => measured,
-        });
+        loop {
+            let now = Instant::now();
+            if state.phase == Phase::Closed {
+                return None;
+            }
+            state.answer_expired(now);
+            let step = state.former.next(now);
+            state = match step {
+                Step::Run(batch) => return Some(batch),
+                Step::Wait if state.phase == Phase::Draining && state.former.is_empty() => return None,
+                Step::Wait => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Step::WaitUntil(due) => wait_until(&self.work, state, due, now),
+            };
+        }
     }
 
-    /// Takes no more items; those waiting are still handed out.
+    /// Answers items whose deadlines pass while the devices are busy. Returns when the queue is closed.
+    pub fn watch_deadlines(&self) {
+        let mut state = self.lock();
+        while state.phase != Phase::Closed {
+            let now = Instant::now();
+            if state.answer_expired(now) {
+                self.work.notify_all();
+            }
+            state = match state.former.next_deadline() {
+                Some(deadline) => wait_until(&self.deadlines, state, deadline, now),
+                None => self.deadlines.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Learns from `frames` of `track` scored in `elapsed`.
+    pub fn record(&self, track: Track, frames: u32, elapsed: Duration) {
+        self.lock().former.record(track, frames, elapsed);
+    }
+
+    /// Takes no more items; those that have a place are still scored.
     pub fn drain(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Open {
             state.phase = Phase::Draining;
         }
         drop(state);
-        self.changed.notify_all();
+        self.work.notify_all();
+    }
+
+    /// A device's thread has ended. Where it was lost the others score what has a place, and nothing new is taken; with
+    /// the last one the queue is closed.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        state.devices = state.devices.saturating_sub(1);
+        let is_last = state.devices == 0;
+        drop(state);
+        if is_last { self.close() } else { self.drain() }
     }
 
     /// Takes and hands out nothing more; whoever waits is answered `Stopped`.
     pub fn close(&self) {
         let mut state = self.lock();
         state.phase = Phase::Closed;
-        state.frames = 0;
-        let abandoned = std::mem::take(&mut state.waiting);
+        let abandoned = state.former.clear();
         drop(state);
         drop(abandoned);
-        self.changed.notify_all();
+        self.work.notify_all();
+        self.deadlines.notify_all();
         self.closed.send_replace(true);
     }
 
@@ -151,27 +171,22 @@ impl Queue {
 }
 
 impl State {
-    fn take(&mut self, place: Place) -> Option<Waiting> {
-        let waiting = self.waiting.remove(&place)?;
-        self.frames -= u64::from(waiting.item.frames.count);
-        Some(waiting)
-    }
-
-    fn take_first(&mut self) -> Option<Waiting> {
-        let place = *self.waiting.first_key_value()?.0;
-        self.take(place)
-    }
-
-    fn answer_expired(&mut self, now: Instant) {
-        while self.waiting.first_key_value().is_some_and(|((deadline, _), _)| *deadline <= now) {
-            if let Some(expired) = self.take_first() {
-                let _ = expired.answer.send(Err(EngineError::Deadline));
-            }
+    /// Whether there was one.
+    fn answer_expired(&mut self, now: Instant) -> bool {
+        let expired = self.former.expire(now);
+        let any = !expired.is_empty();
+        for waiting in expired {
+            let _ = waiting.answer.send(Err(EngineError::Deadline));
         }
+        any
     }
+}
 
-    fn time_for(&self, frames: u64) -> Duration {
-        let seconds = self.seconds_per_frame.unwrap_or(0.0) * frames as f64;
-        Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER.1).clamp(RETRY_AFTER.0, RETRY_AFTER.1)
-    }
+fn wait_until<'a>(
+    condition: &Condvar,
+    state: MutexGuard<'a, State>,
+    until: Instant,
+    now: Instant,
+) -> MutexGuard<'a, State> {
+    condition.wait_timeout(state, until.saturating_duration_since(now)).unwrap_or_else(PoisonError::into_inner).0
 }

@@ -27,6 +27,11 @@ impl ModelFacts {
         sides
     }
 
+    /// Bytes of one prompt embedding on the device.
+    pub fn embedding_bytes(&self) -> u64 {
+        self.text_dims.iter().map(|dim| dim.unsigned_abs() * 4).sum()
+    }
+
     /// The calibration in force for `expert`.
     pub fn calibration(&self, expert: &ExpertSpec) -> Option<&Calibration> {
         let dtype = self.options.dtype.name();
@@ -41,25 +46,26 @@ impl ModelFacts {
 
 /// One device with a model on it. Made, used and dropped on one thread.
 pub trait Scorer {
-    /// Prompt embeddings of a batch, on the device.
+    /// One prompt's embedding, on the device.
     type Text;
 
     /// What is served.
     fn facts(&self) -> ModelFacts;
 
-    /// As [`Ensemble::encode_prompts`].
-    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Self::Text, ModelError>;
+    /// The embedding of every one of `prompts`. One that is kept must not keep the others.
+    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Vec<Self::Text>, ModelError>;
 
     /// As [`Ensemble::score`].
     fn score(
         &self,
         track: Track,
         items: &[&Frames],
-        text: &Self::Text,
-    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError>;
+        texts: &[&Self::Text],
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError>;
 }
 
 impl Scorer for Ensemble {
+    /// `[D]` in f32.
     type Text = tch::Tensor;
 
     fn facts(&self) -> ModelFacts {
@@ -67,16 +73,18 @@ impl Scorer for Ensemble {
         ModelFacts { manifest: self.manifest().clone(), text_dims, options: self.options() }
     }
 
-    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Self::Text, ModelError> {
-        self.encode_prompts(prompts)
+    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Vec<Self::Text>, ModelError> {
+        let rows = self.encode_prompts(prompts)?;
+        (0..prompts.len() as i64).map(|row| Ok(rows.f_get(row)?.f_to_dtype(rows.kind(), false, true)?)).collect()
     }
 
     fn score(
         &self,
         track: Track,
         items: &[&Frames],
-        text: &Self::Text,
-    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
-        self.score(track, items, text)
+        texts: &[&Self::Text],
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
+        let (scores, timings) = self.score(track, items, &tch::Tensor::f_stack(texts, 0)?)?;
+        Ok((scores.into_iter().map(Ok).collect(), timings))
     }
 }

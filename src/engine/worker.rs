@@ -1,16 +1,19 @@
 //! The thread that owns a device.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::former::Batch;
 use super::queue::{Queue, Waiting};
-use super::{EngineConfig, EngineError, ModelFacts, Scored, Scorer};
+use super::text_cache::TextCache;
+use super::{EngineConfig, EngineError, Item, ModelFacts, Scored, Scorer};
 use crate::media::{FrameStack, Frames};
 use crate::model::{ModelError, Track};
 use crate::text::TokenIds;
 
-/// Failures in a row after which a device must score blank frames or counts as lost.
+/// Batches in a row of which nothing was scored, after which a device must score blank frames or counts as lost.
 const LOST_AFTER: u32 = 2;
 
 /// Loads, warms up, reports through `started`, then serves `queue` until it ends or the device is lost.
@@ -20,73 +23,154 @@ pub(super) fn run<S: Scorer>(
     queue: &Arc<Queue>,
     started: &SyncSender<Result<ModelFacts, ModelError>>,
 ) {
-    let _closing = CloseOnExit(queue.clone());
+    let _leaving = LeaveOnExit(queue.clone());
     tch::set_num_threads(i32::try_from(config.threads).unwrap_or(i32::MAX));
-    let loaded = load().and_then(|device| warm_up(&device, config, queue).map(|()| device));
-    let device = match loaded {
-        Ok(device) => device,
+    let loaded = load().and_then(|scorer| {
+        let mut device = Device::new(scorer, config, queue);
+        device.warm_up().map(|()| device)
+    });
+    match loaded {
+        Ok(mut device) => {
+            let _ = started.send(Ok(device.scorer.facts()));
+            device.serve();
+        }
         Err(error) => {
             let _ = started.send(Err(error));
-            return;
         }
-    };
-    let _ = started.send(Ok(device.facts()));
-    serve(&device, config, queue);
-}
-
-fn serve<S: Scorer>(device: &S, config: &EngineConfig, queue: &Queue) {
-    let mut failures = 0;
-    while let Some(waiting) = queue.pop() {
-        let result = score(device, queue, &waiting);
-        failures = if matches!(result, Err(ModelError::Device(_))) { failures + 1 } else { 0 };
-        let _ = waiting.answer.send(result.map_err(|error| EngineError::Model(Arc::new(error))));
-        if failures < LOST_AFTER {
-            continue;
-        }
-        // The items may be at fault: blank ones are not.
-        if let Err(error) = warm_up(device, config, queue) {
-            tracing::error!(failures, %error, "the device failed repeatedly and is given up");
-            return;
-        }
-        tracing::warn!(failures, "items failed in a row, the device still works");
-        failures = 0;
     }
 }
 
-fn score<S: Scorer>(device: &S, queue: &Queue, waiting: &Waiting) -> Result<Scored, ModelError> {
-    let begin = Instant::now();
-    let item = &waiting.item;
-    let scored = score_one(device, item.track, &item.prompt, &item.frames)?;
-    queue.record(item.frames.count, begin.elapsed());
-    Ok(Scored { queue: begin.duration_since(waiting.since), ..scored })
+struct Device<'a, S: Scorer> {
+    scorer: S,
+    texts: TextCache<S::Text>,
+    config: &'a EngineConfig,
+    queue: &'a Queue,
 }
 
-fn score_one<S: Scorer>(device: &S, track: Track, prompt: &TokenIds, frames: &Frames) -> Result<Scored, ModelError> {
-    let begin = Instant::now();
-    let embedding = device.encode_prompts(&[prompt])?;
-    let text = begin.elapsed();
-    let (scores, timings) = device.score(track, &[frames], &embedding)?;
-    let score = scores.into_iter().next().ok_or_else(|| ModelError::Input("the batch came back empty".to_owned()))?;
-    if !score.mos.is_finite() {
-        return Err(ModelError::Input(format!("the score is {}, not a finite number", score.mos)));
+type Answers = Vec<Result<Scored, EngineError>>;
+
+impl<'a, S: Scorer> Device<'a, S> {
+    fn new(scorer: S, config: &'a EngineConfig, queue: &'a Queue) -> Self {
+        let embedding_bytes = scorer.facts().embedding_bytes();
+        Self { scorer, texts: TextCache::new(config.text_cache_bytes, embedding_bytes), config, queue }
     }
-    Ok(Scored { score, queue: Default::default(), text, vision: timings.vision, head: timings.head })
-}
 
-/// Scores blank frames once on every track that the bundle has.
-fn warm_up<S: Scorer>(device: &S, config: &EngineConfig, queue: &Queue) -> Result<(), ModelError> {
-    let facts = device.facts();
-    for (track, count) in [(Track::Image, 1), (Track::Video, facts.manifest.max_frames)] {
-        let sides = facts.sides(track);
-        if sides.is_empty() {
-            continue;
+    fn serve(&mut self) {
+        let mut failures = 0;
+        while let Some(batch) = self.queue.next_batch() {
+            let has_failed = self.answer(batch);
+            failures = if has_failed { failures + 1 } else { 0 };
+            if failures < LOST_AFTER {
+                continue;
+            }
+            // The items may be at fault: blank ones are not.
+            if let Err(error) = self.warm_up() {
+                tracing::error!(failures, %error, "the device failed repeatedly and is given up");
+                return;
+            }
+            tracing::warn!(failures, "batches failed in a row, the device still works");
+            failures = 0;
         }
+    }
+
+    /// Scores `batch` and answers its items; whether the device failed on every one of them.
+    fn answer(&mut self, batch: Batch<Waiting>) -> bool {
+        let Batch { track, frames, items } = batch;
         let begin = Instant::now();
-        score_one(device, track, &config.warm_up_prompt, &blank(count, &sides))?;
-        queue.record(count, begin.elapsed());
-        tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
+        let parts: Vec<&Item> = items.iter().map(|(_, waiting)| &waiting.item).collect();
+        let answers = self.score(track, &parts, begin);
+        self.queue.record(track, frames, begin.elapsed());
+        let is_fault = |answer: &Result<_, _>| matches!(answer, Err(EngineError::Model(error)) if matches!(**error, ModelError::Device(_)));
+        let has_failed = answers.iter().all(is_fault);
+        for ((since, waiting), answer) in items.into_iter().zip(answers) {
+            let answer = answer.map(|scored| Scored { queue: scored.queue + (begin - since), ..scored });
+            let _ = waiting.answer.send(answer);
+        }
+        has_failed
     }
-    Ok(())
+
+    /// One answer per item. A batch that fails is tried again in halves: it may have been too large for the device's
+    /// memory, or one of its items may be at fault, which then fails alone.
+    fn score(&mut self, track: Track, items: &[&Item], begin: Instant) -> Answers {
+        let error = match self.score_batch(track, items, begin.elapsed()) {
+            Ok(answers) => return answers,
+            Err(error) => error,
+        };
+        if items.len() < 2 {
+            let error = Arc::new(error);
+            return items.iter().map(|_| Err(EngineError::Model(error.clone()))).collect();
+        }
+        tracing::warn!(items = items.len(), %error, "a batch failed and is tried again in halves");
+        let (first, second) = items.split_at(items.len() / 2);
+        let mut answers = self.score(track, first, begin);
+        answers.extend(self.score(track, second, begin));
+        answers
+    }
+
+    /// `queue` is the time that the items have waited since their batch was taken.
+    fn score_batch(&mut self, track: Track, items: &[&Item], queue: Duration) -> Result<Answers, ModelError> {
+        let begin = Instant::now();
+        let prompts: Vec<&TokenIds> = items.iter().map(|item| &item.prompt).collect();
+        let texts = self.embeddings(&prompts)?;
+        let text = begin.elapsed();
+        let frames: Vec<&Frames> = items.iter().map(|item| &item.frames).collect();
+        let texts: Vec<&S::Text> = texts.iter().map(Rc::as_ref).collect();
+        let (scores, timings) = self.scorer.score(track, &frames, &texts)?;
+        if scores.len() != items.len() {
+            return Err(ModelError::Input(format!("{} items came back as {} scores", items.len(), scores.len())));
+        }
+        let batch_frames = frames.iter().map(|frames| frames.count).sum();
+        let (vision, head) = (timings.vision, timings.head);
+        let answer = |score| match score {
+            Ok(score) => Ok(Scored { score, queue, text, vision, head, batch_frames }),
+            Err(error) => Err(EngineError::Model(Arc::new(error))),
+        };
+        Ok(scores.into_iter().map(answer).collect())
+    }
+
+    /// The embedding of every one of `prompts`; the towers see each distinct one that is not in the cache once.
+    fn embeddings(&mut self, prompts: &[&TokenIds]) -> Result<Vec<Rc<S::Text>>, ModelError> {
+        let mut found: Vec<Option<Rc<S::Text>>> = prompts.iter().map(|prompt| self.texts.get(&prompt.ids)).collect();
+        let mut missing: Vec<&TokenIds> = Vec::new();
+        for (prompt, _) in prompts.iter().zip(&found).filter(|(_, found)| found.is_none()) {
+            if !missing.iter().any(|known| known.ids == prompt.ids) {
+                missing.push(prompt);
+            }
+        }
+        if !missing.is_empty() {
+            let new: Vec<Rc<S::Text>> = self.scorer.encode_prompts(&missing)?.into_iter().map(Rc::new).collect();
+            for (prompt, slot) in prompts.iter().zip(&mut found).filter(|(_, slot)| slot.is_none()) {
+                let position = missing.iter().position(|known| known.ids == prompt.ids);
+                *slot = position.and_then(|position| new.get(position).cloned());
+            }
+            for (prompt, embedding) in missing.iter().zip(new) {
+                self.texts.insert(&prompt.ids, embedding);
+            }
+        }
+        let all: Option<Vec<_>> = found.into_iter().collect();
+        all.ok_or_else(|| ModelError::Input("the text towers gave too few embeddings".to_owned()))
+    }
+
+    /// Scores blank frames once on every track that the bundle has.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        let facts = self.scorer.facts();
+        for (track, count) in [(Track::Image, 1), (Track::Video, facts.manifest.max_frames)] {
+            let sides = facts.sides(track);
+            if sides.is_empty() {
+                continue;
+            }
+            let begin = Instant::now();
+            // Not through the cache: the towers have to run.
+            let prompt = &self.config.warm_up_prompt;
+            let texts = self.scorer.encode_prompts(&[prompt])?;
+            let frames = blank(count, &sides);
+            let (scores, _) = self.scorer.score(track, &[&frames], &texts.iter().collect::<Vec<_>>())?;
+            scores.into_iter().try_for_each(|score| score.map(drop))?;
+            self.queue.record(track, count, begin.elapsed());
+            tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
+        }
+        Ok(())
+    }
 }
 
 fn blank(count: u32, sides: &[u32]) -> Frames {
@@ -96,10 +180,10 @@ fn blank(count: u32, sides: &[u32]) -> Frames {
 }
 
 /// However the thread ends, by a panic too, nobody is left waiting.
-struct CloseOnExit(Arc<Queue>);
+struct LeaveOnExit(Arc<Queue>);
 
-impl Drop for CloseOnExit {
+impl Drop for LeaveOnExit {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.leave();
     }
 }

@@ -84,7 +84,13 @@ impl ServiceError {
 impl From<EngineError> for ServiceError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::QueueFull { retry_after, .. } => Self::Overloaded { message: error.to_string(), retry_after },
+            EngineError::QueueFull { retry_after, .. } | EngineError::ShareFull { retry_after, .. } => {
+                Self::Overloaded { message: error.to_string(), retry_after }
+            }
+            EngineError::Hopeless { wait, left } => {
+                let retry_after = wait.saturating_sub(left).max(Duration::from_millis(50));
+                Self::Overloaded { message: error.to_string(), retry_after }
+            }
             EngineError::Deadline => Self::Deadline(error.to_string()),
             EngineError::Stopped => Self::Unavailable("the service is shutting down"),
             EngineError::TooLarge { .. } | EngineError::Model(_) => Self::internal(error),

@@ -31,10 +31,12 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
     let engine_config = EngineConfig {
         max_queue_frames: config.time.max_queue_frames.get(),
         max_batch_frames: MAX_BATCH_FRAMES,
+        max_queue_delay: std::time::Duration::from_millis(5),
+        text_cache_bytes: 64 << 20,
         threads: config.model.threads.get(),
         warm_up_prompt: tokenizer.encode("warm up"),
     };
-    let engine = Engine::start(move || Ensemble::load(&bundle, options), engine_config).context("bundle")?;
+    let engine = Engine::start(vec![move || Ensemble::load(&bundle, options)], engine_config).context("bundle")?;
     let facts = engine.facts();
     Ok(Scoring {
         image_sides: facts.sides(Track::Image),

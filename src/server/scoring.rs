@@ -9,7 +9,7 @@ use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
 use super::decode::{Decoded, Decoding};
 use super::error::ServiceError;
-use crate::engine::{Engine, Item, Ticket};
+use crate::engine::{Caller, Engine, Order, Priority, Ticket};
 use crate::model::Track;
 use crate::proto;
 use crate::text::{TokenIds, Tokenizer};
@@ -123,8 +123,10 @@ impl Scoring {
             decode: decoded.decode,
             resize: decoded.resize,
         };
-        let item = Item { track, prompt, frames: decoded.frames, deadline: clock.deadline };
-        Ok(Queued { ticket: self.engine.submit(item)?, circumstances, clock })
+        let (caller, priority) = (Caller(0), Priority::Interactive);
+        let order = Order { caller, track, priority, frames: decoded.frames.count, deadline: clock.deadline };
+        let ticket = self.engine.reserve(order)?.submit(prompt, decoded.frames);
+        Ok(Queued { ticket, circumstances, clock })
     }
 }
 

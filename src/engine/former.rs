@@ -1,0 +1,219 @@
+//! Which items go to a device together, and when. Pure: the clock is an argument and nothing waits here.
+//!
+//! An item takes its place before its frames are decoded, so that the door answers at once, and goes when they are. A
+//! batch is formed when a device asks for one and not before: until then it grows. The device is given it at once when
+//! it is full or when nothing could join it, and otherwise when its first item has waited `max_queue_delay`.
+
+use std::time::{Duration, Instant};
+
+use super::budget::{Budget, Refusal};
+use super::line::{Key, Line};
+use super::{EngineError, Order};
+use crate::model::Track;
+
+/// The shortest and longest wait that a refused caller is told.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+
+/// How batches are formed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Most frames of all items that wait.
+    pub max_queue_frames: u64,
+    /// Most frames of a batch.
+    pub max_batch_frames: u32,
+    /// How long a free device waits at most for a batch to fill.
+    pub max_queue_delay: Duration,
+    /// Devices that take batches.
+    pub devices: u32,
+}
+
+/// The waiting items, each with a payload `T` once its frames are there.
+pub(super) struct Former<T> {
+    limits: Limits,
+    line: Line<Slot<T>>,
+    budget: Budget,
+    /// Measured device time of a frame, by track.
+    seconds_per_frame: [Option<f64>; 2],
+}
+
+struct Slot<T> {
+    order: Order,
+    /// When its frames were there, and what goes to the device.
+    ready: Option<(Instant, T)>,
+}
+
+/// What a free device does now.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step<T> {
+    /// Score this.
+    Run(Batch<T>),
+    /// Ask again at this time, or when anything has changed.
+    WaitUntil(Instant),
+    /// Ask again when anything has changed.
+    Wait,
+}
+
+/// Items of one track, most urgent first.
+#[derive(Debug, PartialEq)]
+pub(super) struct Batch<T> {
+    pub track: Track,
+    /// Frames of all items.
+    pub frames: u32,
+    /// Since when each item has waited, and the item.
+    pub items: Vec<(Instant, T)>,
+}
+
+impl<T> Former<T> {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            line: Line::default(),
+            budget: Budget::new(limits.max_queue_frames),
+            seconds_per_frame: [None; 2],
+        }
+    }
+
+    /// Gives `order` its place in line.
+    pub fn reserve(&mut self, order: Order, now: Instant) -> Result<Key, EngineError> {
+        let left = order.deadline.saturating_duration_since(now);
+        if left.is_zero() {
+            return Err(EngineError::Deadline);
+        }
+        if order.frames > self.limits.max_batch_frames {
+            return Err(EngineError::TooLarge { frames: order.frames, limit: self.limits.max_batch_frames });
+        }
+        let wait = self.wait_for(&order);
+        if wait > left {
+            return Err(EngineError::Hopeless { wait, left });
+        }
+        let frames = u64::from(order.frames);
+        self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track))?;
+        Ok(self.line.insert(order.priority, order.deadline, frames, false, Slot { order, ready: None }))
+    }
+
+    /// Lets the item at `key` go, which has `frames`, at most as many as it reserved. Gives it back where it has lost its
+    /// place, because its deadline has passed.
+    pub fn make_ready(&mut self, key: &Key, frames: u32, item: T, now: Instant) -> Result<(), T> {
+        let mut item = Some(item);
+        let mut surplus = None;
+        self.line.make_ready(key, u64::from(frames), |slot| {
+            surplus = Some((slot.order.caller, u64::from(slot.order.frames.saturating_sub(frames))));
+            slot.order.frames = frames;
+            slot.ready = item.take().map(|item| (now, item));
+        });
+        if let Some((caller, frames)) = surplus {
+            self.budget.give_back(caller, frames);
+        }
+        item.map_or(Ok(()), Err)
+    }
+
+    /// Forgets the item at `key`, where it still waits.
+    pub fn remove(&mut self, key: &Key) -> Option<T> {
+        let slot = self.line.remove(key)?;
+        self.leave(slot)
+    }
+
+    /// Takes out what has waited beyond its deadline.
+    pub fn expire(&mut self, now: Instant) -> Vec<T> {
+        let expired = self.line.expire(now);
+        expired.into_iter().filter_map(|(_, slot)| self.leave(slot)).collect()
+    }
+
+    /// When [`expire`](Self::expire) next finds something.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.line.next_deadline()
+    }
+
+    /// What a device that is free at `now` does. Items must have been [expired](Self::expire) at `now`.
+    pub fn next(&mut self, now: Instant) -> Step<T> {
+        let Some((track, full, since)) = self.lead() else { return Step::Wait };
+        let due = since + self.limits.max_queue_delay;
+        let may_grow = self.line.iter().any(|(slot, _, ready)| !ready && slot.order.track == track);
+        if full || due <= now || !may_grow {
+            return Step::Run(self.form(track));
+        }
+        Step::WaitUntil(due)
+    }
+
+    /// Learns from `frames` of `track` scored in `elapsed`.
+    pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration) {
+        let measured = elapsed.as_secs_f64() / f64::from(frames.max(1));
+        let known = &mut self.seconds_per_frame[index(track)];
+        // A moving average over about the last five batches.
+        *known = Some(known.map_or(measured, |known| 0.8 * known + 0.2 * measured));
+    }
+
+    /// Whether nobody has a place.
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// Takes out everything.
+    pub fn clear(&mut self) -> Vec<T> {
+        let all = self.line.clear();
+        all.into_iter().filter_map(|slot| self.leave(slot)).collect()
+    }
+
+    /// Track of the item that goes next, whether more of it is ready than fits a batch, and since when the first waits.
+    fn lead(&self) -> Option<(Track, bool, Instant)> {
+        let (key, _) = self.line.next(|_| true)?;
+        let track = self.line.get(&key)?.order.track;
+        let ready = || self.line.iter().filter(move |(slot, _, _)| slot.order.track == track);
+        let frames: u64 = ready().filter(|(slot, _, _)| slot.ready.is_some()).map(|(_, frames, _)| frames).sum();
+        let since = ready().filter_map(|(slot, _, _)| slot.ready.as_ref().map(|(since, _)| *since)).min()?;
+        Some((track, frames >= u64::from(self.limits.max_batch_frames), since))
+    }
+
+    /// Takes items of `track` in their order until the next one does not fit.
+    fn form(&mut self, track: Track) -> Batch<T> {
+        let mut batch = Batch { track, frames: 0, items: Vec::new() };
+        while let Some((key, _)) = self.line.next(|slot| slot.order.track == track)
+            && let Some(slot) = self.line.get(&key)
+            && batch.frames + slot.order.frames <= self.limits.max_batch_frames
+            && let Some(slot) = self.line.take(&key)
+        {
+            batch.frames += slot.order.frames;
+            self.budget.give_back(slot.order.caller, slot.order.frames.into());
+            batch.items.extend(slot.ready);
+        }
+        batch
+    }
+
+    fn leave(&mut self, slot: Slot<T>) -> Option<T> {
+        self.budget.give_back(slot.order.caller, slot.order.frames.into());
+        slot.ready.map(|(_, item)| item)
+    }
+
+    /// How long the devices need for what would go before `order`; 0 as long as nothing has been measured.
+    fn wait_for(&self, order: &Order) -> Duration {
+        let ahead = self.line.ahead(order.priority, order.deadline);
+        let seconds: f64 = ahead.map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    fn seconds_for(&self, track: Track, frames: u64) -> f64 {
+        self.seconds_per_frame[index(track)].unwrap_or(0.0) * frames as f64 / f64::from(self.limits.devices)
+    }
+
+    fn refused(&self, refusal: Refusal, track: Track) -> EngineError {
+        let retry_after = |excess| {
+            let wait = Duration::try_from_secs_f64(self.seconds_for(track, excess)).unwrap_or(RETRY_AFTER.1);
+            wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
+        };
+        match refusal {
+            Refusal::Spent { used, limit, excess } => {
+                EngineError::QueueFull { queued: used, limit, retry_after: retry_after(excess) }
+            }
+            Refusal::Share { held, free, excess } => {
+                EngineError::ShareFull { held, free, retry_after: retry_after(excess) }
+            }
+        }
+    }
+}
+
+fn index(track: Track) -> usize {
+    match track {
+        Track::Image => 0,
+        Track::Video => 1,
+    }
+}
