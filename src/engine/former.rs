@@ -4,6 +4,9 @@
 //! batch is formed when a device asks for one and not before: until then it grows. The device is given it at once when
 //! it is full or when nothing could join it, and otherwise when its first item has waited `max_queue_delay`.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Refusal};

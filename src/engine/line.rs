@@ -49,7 +49,7 @@ impl<T> Default for Line<T> {
 }
 
 impl<T> Line<T> {
-    /// Adds work that costs `cost` (frames, or 1 for each piece). What is not `ready` keeps its turn until
+    /// Adds work that costs `cost` (frames, or 1 for each piece), at least 1. What is not `ready` keeps its turn until
     /// [`make_ready`](Self::make_ready).
     pub fn insert(&mut self, priority: Priority, deadline: Instant, cost: u64, ready: bool, work: T) -> Key {
         let key = Key { priority, deadline, turn: self.turns };
@@ -188,7 +188,7 @@ mod tests {
             (Interactive, at(9), 4),
             (Interactive, at(3), 2),
         ] {
-            line.insert(priority, deadline, 0, true, name);
+            line.insert(priority, deadline, 1, true, name);
         }
         let order: Vec<u32> = std::iter::from_fn(|| take_next(&mut line)).collect();
         assert_eq!(order, [1, 2, 3, 4, 5]);
@@ -228,12 +228,16 @@ mod tests {
     #[test]
     fn idle_time_of_bulk_work_is_no_credit() {
         let (now, mut line) = (Instant::now(), Line::default());
-        (0..1000).for_each(|_| drop(line.insert(Interactive, now, 1, true, Interactive)));
+        for _ in 0..1000 {
+            line.insert(Interactive, now, 1, true, Interactive);
+        }
         for _ in 0..500 {
             let (key, _) = line.next(|_| true).unwrap();
             line.take(&key);
         }
-        (0..10).for_each(|_| drop(line.insert(Bulk, now, 1, true, Bulk)));
+        for _ in 0..10 {
+            line.insert(Bulk, now, 1, true, Bulk);
+        }
         let first: Vec<Priority> = (0..7)
             .map(|_| {
                 let (key, _) = line.next(|_| true).unwrap();
