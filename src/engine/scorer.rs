@@ -56,7 +56,7 @@ pub trait Scorer {
         track: Track,
         items: &[&Frames],
         text: &Self::Text,
-    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError>;
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError>;
 }
 
 impl Scorer for Ensemble {
@@ -76,7 +76,7 @@ impl Scorer for Ensemble {
         track: Track,
         items: &[&Frames],
         text: &Self::Text,
-    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
         self.score(track, items, text)
     }
 }

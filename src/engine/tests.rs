@@ -52,7 +52,12 @@ impl Scorer for Fake {
         Ok(())
     }
 
-    fn score(&self, _: Track, items: &[&Frames], _: &()) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
+    fn score(
+        &self,
+        _: Track,
+        items: &[&Frames],
+        _: &(),
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
         let mut scores = Vec::new();
         for item in items {
             let byte = item.stacks[0].rgb[0];
@@ -66,7 +71,7 @@ impl Scorer for Fake {
                 }
                 255 => return Err(ModelError::Device(tch::TchError::FileFormat("lost".to_owned()))),
                 254 => panic!("a device that panics"),
-                _ => scores.push(score(f64::from(byte))),
+                _ => scores.push(Ok(score(f64::from(byte)))),
             }
             self.scored.fetch_add(1, Ordering::SeqCst);
         }
