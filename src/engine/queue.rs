@@ -85,11 +85,15 @@ impl Queue {
     /// Forgets the item whose place is `key`, where it still waits.
     pub fn remove(&self, key: &Key) {
         let mut state = self.lock();
+        let before = state.former.frames();
         let removed = state.former.remove(key);
-        metrics::queue_frames(state.former.frames());
+        let after = state.former.frames();
         drop(state);
-        // What it would have joined need not wait for it any longer.
-        self.work.notify_all();
+        if after != before {
+            metrics::queue_frames(after);
+            // What it would have joined need not wait for it any longer.
+            self.work.notify_all();
+        }
         drop(removed);
     }
 
