@@ -24,11 +24,11 @@ fn line(criterion: &mut Criterion) {
         let now = Instant::now();
         let mut line = Line::default();
         for turn in 0..waiting {
-            line.insert(Priority::Interactive, now + Duration::from_millis(turn % 97), 1, true, turn);
+            line.insert(Caller(turn % 8), Priority::Interactive, now + Duration::from_millis(turn % 97), 1, true, turn);
         }
         group.bench_function(format!("insert and take with {waiting} waiting"), |bencher| {
             bencher.iter(|| {
-                line.insert(Priority::Interactive, now + Duration::from_millis(50), 1, true, 0);
+                line.insert(Caller(0), Priority::Interactive, now + Duration::from_millis(50), 1, true, 0);
                 let next = line.next(|_| true);
                 next.and_then(|(key, _)| line.take(&key))
             });

@@ -113,7 +113,7 @@ impl<T> Former<T> {
         }
         let frames = u64::from(order.frames);
         self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track))?;
-        Ok(self.line.insert(order.priority, order.deadline, frames, false, Slot { order, ready: None }))
+        Ok(self.line.insert(order.caller, order.priority, order.deadline, frames, false, Slot { order, ready: None }))
     }
 
     /// Lets the item at `key` go, which has `frames`, at most as many as it reserved. Gives it back where it has lost its
@@ -219,8 +219,8 @@ impl<T> Former<T> {
 
     /// How long the devices need for what would go before `order`; 0 as long as nothing has been measured.
     fn wait_for(&self, order: &Order) -> Duration {
-        let ahead = self.line.ahead(order.priority, order.deadline);
-        let seconds: f64 = ahead.map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
+        let ahead = self.line.ahead(order.caller, order.priority, order.deadline);
+        let seconds: f64 = ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 

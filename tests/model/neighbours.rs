@@ -77,10 +77,8 @@ impl House {
 
 /// Up to 75 words: empty, short and as long as the context allows.
 fn prompt() -> impl Strategy<Value = TokenIds> {
-    prop::collection::vec(0..START, 0..=75).prop_map(|words| TokenIds {
-        ids: [START].into_iter().chain(words).chain([END]).collect(),
-        truncated: false,
-    })
+    prop::collection::vec(0..START, 0..=75)
+        .prop_map(|words| TokenIds { ids: [START].into_iter().chain(words).chain([END]).collect(), truncated: false })
 }
 
 /// Tiles of random colours, so that pictures differ in more than their noise.
