@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::config::Config;
 use super::error::ServiceError;
 use crate::media::{
-    DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
+    Cancel, DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
 };
 
 /// The frames of one item and the time they took.
@@ -62,7 +62,7 @@ impl Decoding {
         let limits = self.image_limits.clone();
         let sides = sides.to_vec();
         on_a_place(&self.image_places, field, move |since| {
-            let rgb = decode_image(&bytes, &limits)?;
+            let rgb = decode_image(&bytes, &limits, &Cancel::default())?;
             drop(bytes);
             let decode = since.elapsed();
             let begin = Instant::now();
@@ -85,7 +85,7 @@ impl Decoding {
         let sides = sides.to_vec();
         on_a_place(&self.video_places, field, move |since| {
             let waited = since.elapsed();
-            let decoded = pool.decode(&bytes, &sides, deadline)?;
+            let decoded = pool.decode(&bytes, &sides, deadline, &Cancel::default())?;
             Ok(Decoded { frames: decoded.frames, decode: waited + decoded.decode, resize: decoded.resize })
         })
         .await

@@ -58,6 +58,7 @@ impl ServiceError {
                 tracing::error!(problem, "the video decoder cannot run");
                 Self::Unavailable("the video decoder is not available")
             }
+            MediaError::Cancelled => Self::Unavailable("the request was cancelled"),
             error => Self::invalid(field, error.to_string()),
         }
     }
