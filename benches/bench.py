@@ -161,20 +161,22 @@ def behaviour(report, args):
         report.ratio("demo 200 % memory", what, final / after, "about 1")
 
 
-def resizing(report):
-    """The exact resize against fast_image_resize, which is not exact, by criterion's medians."""
-    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "media", "--", "1024"], check=True, cwd=ROOT,
+def media(report):
+    """The exact resize against fast_image_resize, which is not exact, and decoding on every core; criterion's medians."""
+    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "media", "--", "1024x1024"], check=True, cwd=ROOT,
                    stdout=subprocess.DEVNULL)
     medians = {}
     for file in (ROOT / "target" / "criterion").glob("**/new/estimates.json"):
         about = json.loads((file.parent / "benchmark.json").read_text())
         medians[about["full_id"]] = json.loads(file.read_text())["median"]["point_estimate"] / 1e6
-    ours = next((value for name, value in medians.items() if "1024" in name and "ours" in name), None)
-    theirs = next((value for name, value in medians.items() if "1024" in name and "fast_image_resize" in name), None)
-    if ours is None or theirs is None:
-        sys.exit(f"bench: no resize figures among {sorted(medians)}")
+    ours, theirs = (medians[f"resize 1024x1024 to 448/{name}"] for name in ("pcqa", "fast_image_resize"))
     what = f"1024² to 448²: exact {ours:.2f} ms, fast_image_resize {theirs:.2f} ms"
-    report.ratio("resize ours/fast_image_resize", what, ours / theirs, "<= 3")
+    report.ratio("resize pcqa/fast_image_resize", what, ours / theirs, "<= 3")
+    for name in ("png", "jpeg"):
+        # Every thread of an iteration has four pictures.
+        one, two = (medians[f"decode {name} 1024x1024 and resize to 448/threads/{threads}"] for threads in (1, 2))
+        what = f"decode {name} and resize: {4000 / one:.1f} pictures/s on 1 thread, {8000 / two:.1f} on 2"
+        report.ratio(f"decode {name} scaling", what, 2 * one / two, "2 where cores and memory allow")
 
 
 def pytorch(report, args):
@@ -213,7 +215,7 @@ def main():
     args = parser.parse_args()
     report, begin = Report(), time.time()
     if "demo" in args.bundle:
-        resizing(report)
+        media(report)
         behaviour(report, args)
         for dtype in args.dtype:
             served_of_raw(report, "demo", None, dtype, args.demo_batch, args)
