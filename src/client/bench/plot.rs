@@ -142,20 +142,21 @@ impl Panel {
             .label_style((FONT, 14))
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
-            .light_line_style(WHITE)
+            .x_max_light_lines(0)
+            .light_line_style(BLACK.mix(0.05))
             .draw()?;
         let edge = [(self.saturation, self.bottom), (self.saturation, self.top)];
         chart
             .draw_series(DashedLineSeries::new(edge, 4, 4, BLACK.into()))?
             .label(format!("saturation, {} scores/s", short(self.saturation)))
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], BLACK));
+            .legend(|at| broken_line(at, BLACK));
         if let Some(Series { label, colour, points }) = dashed {
             let colour = *colour;
             let inside = points.iter().map(|&(x, y)| (x.min(self.top), y.min(self.top)));
             chart
                 .draw_series(DashedLineSeries::new(inside.collect::<Vec<_>>(), 8, 6, colour.into()))?
                 .label(*label)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
+                .legend(move |at| broken_line(at, colour));
         }
         for Series { label, colour, points } in series.iter().filter(|series| !series.points.is_empty()) {
             let colour = *colour;
@@ -173,6 +174,11 @@ impl Panel {
             .border_style(GREY)
             .draw()
     }
+}
+
+/// The mark of a dashed series in the legend.
+fn broken_line<'a, B: DrawingBackend + 'a>(at: (i32, i32), colour: RGBColor) -> impl IntoDynElement<'a, B, (i32, i32)> {
+    EmptyElement::at(at) + PathElement::new([(0, 0), (8, 0)], colour) + PathElement::new([(13, 0), (21, 0)], colour)
 }
 
 /// Few digits, without the dirt of binary fractions.

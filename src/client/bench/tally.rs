@@ -195,7 +195,9 @@ impl Tally {
 
     /// The figures, when no outcome follows. `full_batch` is the frames of the server's largest batch, or 0.
     pub fn finish(self, counts: &Counts, full_batch: u32, is_interrupted: bool) -> Summary {
-        let measured = Instant::now().min(self.window.until).saturating_duration_since(self.window.from);
+        // The last answer of an open loop may come before the time is over.
+        let end = if is_interrupted { Instant::now().min(self.window.until) } else { self.window.until };
+        let measured = end.saturating_duration_since(self.window.from);
         let (requests, not_sent) = (counts.due.load(Ordering::Relaxed), counts.not_sent.load(Ordering::Relaxed));
         let (scores, failures) = self.in_time;
         #[expect(clippy::cast_precision_loss, reason = "nobody counts to 2^53")]
