@@ -3,6 +3,7 @@
 //! binary runs where neither libtorch nor FFmpeg is installed.
 
 mod args;
+mod bench;
 mod call;
 mod connect;
 mod info;
@@ -37,7 +38,7 @@ enum Error {
 
 /// Runs one command to its end. The exit status is 0 when every item has a score, 1 when an item failed, 2 for unusable
 /// arguments or lists, 3 for a server that cannot be reached or does not describe its model, 4 when results cannot be
-/// written.
+/// written, 130 for a bench that was interrupted.
 pub fn run(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -48,16 +49,16 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Score(args) => score::run(&cli.server, args).await,
-            Command::Rank(args) => rank::run(&cli.server, args).await,
+            Command::Score(args) => score::run(&cli.server, args).await.map(|failed| u8::from(failed > 0)),
+            Command::Rank(args) => rank::run(&cli.server, args).await.map(|failed| u8::from(failed > 0)),
+            Command::Bench(args) => bench::run(&cli.server, args).await,
             Command::Info(args) => info::run(&cli.server, &args).await.map(|()| 0),
         }
     });
     // A file that never ends (a pipe without a writer) must not hold the process back.
     runtime.shutdown_background();
     match result {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_failed) => ExitCode::from(1),
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             // Whoever closed the pipe has seen enough.
             if !matches!(&error, Error::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {

@@ -1,5 +1,7 @@
 //! The real `pcqa` binary against a service that answers by script.
 
+#[path = "client/bench.rs"]
+mod bench;
 #[path = "client/fake.rs"]
 mod fake;
 #[path = "client/rank_and_info.rs"]
@@ -76,11 +78,15 @@ fn the_client_needs_neither_libtorch_nor_ffmpeg() {
 fn help_teaches_examples_units_and_exit_status() {
     let help = |arguments: &[&str]| fake::pcqa("http://127.0.0.1:1", arguments).stdout;
     let top = help(&["--help"]);
-    for word in ["score", "rank", "info", "Examples", "Exit status", "PCQA_SERVER"] {
+    for word in ["score", "rank", "bench", "info", "Examples", "Exit status", "PCQA_SERVER"] {
         assert!(top.contains(word), "{word}: {top}");
     }
     let score = help(&["score", "--help"]);
     for word in ["disagreement", "milliseconds", "standard deviation", "--concurrency", "UNREADABLE"] {
         assert!(score.contains(word), "{word}: {score}");
+    }
+    let bench = help(&["bench", "--help"]);
+    for word in ["Examples", "--sweep", "meant to be sent", "goodput", "latency_ms", "Exit status", "by_code"] {
+        assert!(bench.contains(word), "{word}: {bench}");
     }
 }

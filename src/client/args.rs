@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
+use super::bench::{self, BenchArgs};
 use super::call::Policy;
+use crate::proto::Priority;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +18,7 @@ Examples:
   pcqa score renders/ --prompt \"a red fox in the snow\" --output csv --out scores.csv
   pcqa score --from items.jsonl --concurrency 32 --output jsonl > scores.jsonl
   pcqa rank a.png b.png c.png --prompt \"a red fox in the snow\"
+  pcqa bench --sweep --plot saturation.svg
   pcqa --server http://gpu-host:50051 info --output json
 
 Exit status:
@@ -84,6 +87,9 @@ pub(super) enum Command {
     /// Rank several images of one prompt, best first.
     #[command(after_help = RANK_HELP)]
     Rank(RankArgs),
+    /// Load the server with requests and measure throughput and latency.
+    #[command(after_help = bench::HELP)]
+    Bench(BenchArgs),
     /// Describe the served model, its MOS scale and its limits.
     Info(InfoArgs),
 }
@@ -152,11 +158,41 @@ pub(super) struct CallArgs {
     /// is followed, else the wait doubles from half a second to 30 s
     #[arg(long, value_name = "N", default_value = "5")]
     pub retries: u32,
+    /// What the server serves first under load
+    #[arg(long, value_enum, default_value = "interactive")]
+    pub priority: PriorityArg,
 }
 
 impl CallArgs {
     pub fn policy(&self) -> Policy {
-        Policy { timeout: self.timeout, retries: self.retries }
+        Policy { timeout: self.timeout, retries: self.retries, priority: self.priority.into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub(super) enum PriorityArg {
+    /// Somebody waits for the answer
+    Interactive,
+    /// Work that can wait: it goes behind interactive work but is never starved by it
+    Bulk,
+}
+
+impl PriorityArg {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+impl From<PriorityArg> for Priority {
+    fn from(priority: PriorityArg) -> Self {
+        match priority {
+            PriorityArg::Interactive => Self::Interactive,
+            PriorityArg::Bulk => Self::Bulk,
+        }
     }
 }
 
@@ -206,7 +242,7 @@ fn parse_server(text: &str) -> Result<Uri, String> {
 }
 
 /// More than 0, at most a day.
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     const DAY: f64 = 86_400.0;
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds <= DAY => Ok(Duration::from_secs_f64(seconds)),

@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
-/// How long and how often.
+use crate::proto::Priority;
+
+/// How long, how often and how urgently.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// Deadline of one try.
     pub timeout: Duration,
     /// Tries after the first.
     pub retries: u32,
+    /// What the server serves first under load.
+    pub priority: Priority,
 }
 
 impl Policy {
@@ -35,7 +39,7 @@ impl Policy {
         let mut tries = 0;
         loop {
             let start = Instant::now();
-            let status = match once(self.timeout, message.clone(), &mut send).await {
+            let status = match once(self.timeout, message.clone(), async |request| send(request).await).await {
                 Ok(answer) => return Ok((answer, start.elapsed())),
                 Err(status) => status,
             };
@@ -63,11 +67,10 @@ pub fn asked_wait(status: &Status) -> Option<Duration> {
 ///
 /// # Errors
 /// The status of the server, or one of these two.
-pub async fn once<M, R>(
-    timeout: Duration,
-    message: M,
-    mut send: impl AsyncFnMut(Request<M>) -> Result<Response<R>, Status>,
-) -> Result<R, Status> {
+pub async fn once<M, R, F>(timeout: Duration, message: M, send: impl FnOnce(Request<M>) -> F) -> Result<R, Status>
+where
+    F: Future<Output = Result<Response<R>, Status>>,
+{
     let expired = || Status::deadline_exceeded(format!("no answer within {} s", timeout.as_secs_f64()));
     let mut request = Request::new(message);
     request.set_timeout(timeout);

@@ -70,7 +70,7 @@ fn experts(experts: &[Expert]) -> String {
     format!("{table}\n")
 }
 
-fn limits_in_words(limits: &Limits) -> [(&'static str, String); 10] {
+fn limits_in_words(limits: &Limits) -> [(&'static str, String); 11] {
     let bytes = |value: u64| format!("{} ({value} bytes)", BinaryBytes(value));
     let count = |value: u64, unit: &str| format!("{} {unit}", HumanCount(value));
     [
@@ -83,6 +83,7 @@ fn limits_in_words(limits: &Limits) -> [(&'static str, String); 10] {
         ("video length", format!("{} s", limits.max_video_seconds)),
         ("video frames", count(limits.max_video_frames, "frames")),
         ("video frames scored", count(limits.max_frames_used.into(), "frames")),
+        ("batch", count(limits.max_batch_frames.into(), "frames")),
         ("images ranked at once", count(limits.max_rank_images.into(), "images")),
     ]
 }
@@ -101,7 +102,8 @@ fn track_name(track: Track) -> &'static str {
     }
 }
 
-fn dtype_name(dtype: Dtype) -> &'static str {
+/// `f32` or `bf16`.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Unspecified => "unspecified",
         Dtype::F32 => "f32",
@@ -157,6 +159,7 @@ fn as_json(model: &ModelInfo, limits: &Limits) -> Value {
             "max_video_frames": limits.max_video_frames,
             "max_rank_images": limits.max_rank_images,
             "max_frames_used": limits.max_frames_used,
+            "max_batch_frames": limits.max_batch_frames,
         },
         "server_version": model.server_version,
     })

@@ -76,14 +76,18 @@ fn files_below(folder: &Path, kinds: &[Kind]) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// Refuses an `out` that is one of `inputs`: writing the results would destroy it.
+/// Refuses an `out`, given by `option`, that is one of `inputs`: writing the results would destroy it.
 ///
 /// # Errors
 /// When it is.
-pub fn keep_from<'a>(out: Option<&Path>, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Error> {
+pub fn keep_from<'a>(
+    option: &str,
+    out: Option<&Path>,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
     let Some(target) = out.and_then(|out| out.canonicalize().ok()) else { return Ok(()) };
     match inputs.into_iter().find(|input| input.canonicalize().is_ok_and(|input| input == target)) {
-        Some(input) => Err(Error::Usage(format!("--out {} would replace what is to be read", input.display()))),
+        Some(input) => Err(Error::Usage(format!("{option} {} would replace what is to be read", input.display()))),
         None => Ok(()),
     }
 }

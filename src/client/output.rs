@@ -132,8 +132,8 @@ fn with_path(error: &io::Error, path: &std::path::Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The stages of a request in the order of [`Timings`], in milliseconds.
-fn stage_milliseconds(timings: Option<&Timings>) -> [(&'static str, Option<f64>); 7] {
+/// The stages of a request in the order that they follow each other, then their total, in milliseconds.
+pub fn stage_milliseconds(timings: Option<&Timings>) -> [(&'static str, Option<f64>); 8] {
     let stage = |pick: fn(&Timings) -> Option<prost_types::Duration>| {
         let duration = pick(timings?)?;
         #[expect(clippy::cast_precision_loss, reason = "2^53 seconds are 285 million years")]
@@ -141,6 +141,7 @@ fn stage_milliseconds(timings: Option<&Timings>) -> [(&'static str, Option<f64>)
         Some(seconds * 1e3 + f64::from(duration.nanos) / 1e6)
     };
     [
+        ("receive_ms", stage(|timings| timings.receive)),
         ("decode_ms", stage(|timings| timings.decode)),
         ("resize_ms", stage(|timings| timings.resize)),
         ("queue_ms", stage(|timings| timings.queue)),

@@ -21,7 +21,7 @@ use crate::proto::RankImagesRequest;
 /// What keeps the command from starting or from writing.
 pub async fn run(server: &ServerArgs, args: RankArgs) -> Result<usize, Error> {
     let items = items::from_paths(&args.files, &args.prompt, &[Kind::Image])?;
-    items::keep_from(args.output.out.as_deref(), items.iter().map(|item| item.path.as_path()))?;
+    items::keep_from("--out", args.output.out.as_deref(), items.iter().map(|item| item.path.as_path()))?;
     let session = connect::open(server).await?;
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Rank)?;
@@ -47,8 +47,8 @@ async fn rank(session: &Session, policy: Policy, prompt: &str, items: &[Item]) -
         let failure = Failure::invalid(format!("{} images, the server ranks at most {limit} in one call", items.len()));
         return Err(vec![failure.to_string()]);
     }
-    let request =
-        RankImagesRequest { prompt: prompt.to_owned(), images: read_all(session, items).await?, ..Default::default() };
+    let images = read_all(session, items).await?;
+    let request = RankImagesRequest { prompt: prompt.to_owned(), images, priority: policy.priority.into() };
     send::check_message(&request, &session.limits)
         .map_err(|failure| vec![format!("{failure}; rank fewer images at once")])?;
     let mut client = session.client.clone();

@@ -26,7 +26,7 @@ pub async fn run(server: &ServerArgs, args: ScoreArgs) -> Result<usize, Error> {
         }
     };
     let inputs = items.iter().map(|item| item.path.as_path()).chain(args.from.as_deref());
-    items::keep_from(args.output.out.as_deref(), inputs)?;
+    items::keep_from("--out", args.output.out.as_deref(), inputs)?;
     let session = connect::open(server).await?;
     session.warn_if_untrained();
     let mut sink = Sink::open(&args.output, &session.model, Layout::Score)?;

@@ -23,29 +23,35 @@ pub async fn score(session: &Session, policy: Policy, item: Item) -> Row {
 
 async fn try_score(session: &Session, policy: Policy, item: &Item, kind: &mut Option<Kind>) -> Result<Scored, Failure> {
     let limits = &session.limits;
-    let bytes = read(&item.path, limits.max_image_bytes.max(limits.max_video_bytes)).await?;
-    let is = kind::of(&bytes, &item.path)
-        .ok_or_else(|| Failure::invalid("is neither an image nor a video by its content or its name".to_owned()))?;
+    let (is, bytes) = read_medium(&item.path, limits).await?;
     *kind = Some(is);
+    check_medium(is, &bytes, limits)?;
     let prompt = item.prompt.to_string();
+    let priority = policy.priority.into();
     let mut client = session.client.clone();
     let (score, round_trip) = match is {
         Kind::Image => {
-            check_length(length_of(&bytes), limits.max_image_bytes)?;
-            let request = ScoreImageRequest { prompt, image: bytes, ..Default::default() };
+            let request = ScoreImageRequest { prompt, image: bytes, priority };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_image(request).await).await?;
             (answer.score, round_trip)
         }
         Kind::Video => {
-            check_length(length_of(&bytes), limits.max_video_bytes)?;
-            let request = ScoreVideoRequest { prompt, video: bytes, ..Default::default() };
+            let request = ScoreVideoRequest { prompt, video: bytes, priority };
             check_message(&request, limits)?;
             let (answer, round_trip) = policy.call(request, async |request| client.score_video(request).await).await?;
             (answer.score, round_trip)
         }
     };
     Ok(Scored { score: present(score)?, round_trip })
+}
+
+/// Reads a file and says what it is. Files that are longer than any medium may be are not read.
+pub async fn read_medium(path: &Path, limits: &Limits) -> Result<(Kind, Bytes), Failure> {
+    let bytes = read(path, limits.max_image_bytes.max(limits.max_video_bytes)).await?;
+    let kind = kind::of(&bytes, path)
+        .ok_or_else(|| Failure::invalid("is neither an image nor a video by its content or its name".to_owned()))?;
+    Ok((kind, bytes))
 }
 
 /// Reads a file whole unless it is longer than `limit` bytes.
@@ -68,6 +74,14 @@ fn length_of(bytes: &[u8]) -> u64 {
 }
 
 /// Refuses media that the server would refuse, before they travel.
+pub fn check_medium(kind: Kind, bytes: &[u8], limits: &Limits) -> Result<(), Failure> {
+    let limit = match kind {
+        Kind::Image => limits.max_image_bytes,
+        Kind::Video => limits.max_video_bytes,
+    };
+    check_length(length_of(bytes), limit)
+}
+
 fn check_length(length: u64, limit: u64) -> Result<(), Failure> {
     if length > limit {
         return Err(Failure::invalid(format!("has {length} bytes, the server's limit is {limit}")));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Command, Output};
@@ -28,12 +29,17 @@ pub struct Seen {
     pub calls: Vec<(&'static str, usize)>,
     /// `grpc-timeout` of the last scoring call.
     pub timeout: Option<String>,
+    /// Prompt and a hash of the media of every scoring call.
+    pub sent: Vec<(String, u64)>,
+    /// Priority of the last call but GetModel.
+    pub priority: Option<Priority>,
 }
 
 struct Fake {
     model: ModelInfo,
     seen: Arc<Mutex<Seen>>,
     three: Barrier,
+    alone: tokio::sync::Mutex<()>,
     cut: Arc<Notify>,
     before_model: Mutex<Vec<Status>>,
 }
@@ -70,7 +76,8 @@ impl Server {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let cut = Arc::new(Notify::new());
         let before_model = Mutex::new(refusals);
-        let fake = Fake { model, seen: seen.clone(), three: Barrier::new(3), cut: cut.clone(), before_model };
+        let (three, alone) = (Barrier::new(3), tokio::sync::Mutex::new(()));
+        let fake = Fake { model, seen: seen.clone(), three, alone, cut: cut.clone(), before_model };
         let (address, through_proxy) = runtime.block_on(async {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -226,6 +233,7 @@ impl Fake {
             }
             "busy twice" if tries <= 2 => Err(busy()),
             "busy" => Err(busy()),
+            "every other busy" if tries % 2 == 0 => Err(busy()),
             "away once" if tries == 1 => Err(Status::unavailable("draining")),
             "cut once" if tries == 1 => {
                 self.cut.notify_waiters();
@@ -234,6 +242,18 @@ impl Fake {
             "never" => std::future::pending().await,
             "after the others" => {
                 tokio::time::sleep(Duration::from_millis(300)).await;
+                Ok(())
+            }
+            "one at a time" => {
+                let _alone = self.alone.lock().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok(())
+            }
+            "stalls once" => {
+                let _alone = self.alone.lock().await;
+                if tries == 100 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 Ok(())
             }
             "three at once" => {
@@ -248,12 +268,16 @@ impl Fake {
         &self,
         rpc: &'static str,
         request: &Request<T>,
-        prompt: &str,
-        length: usize,
+        (prompt, media, priority): (&str, &[u8], Priority),
     ) -> Result<Option<Score>, Status> {
+        let length = media.len();
         {
             let mut seen = self.seen.lock().unwrap();
             seen.calls.push((rpc, length));
+            let mut hasher = DefaultHasher::new();
+            hasher.write(media);
+            seen.sent.push((prompt.to_owned(), hasher.finish()));
+            seen.priority = Some(priority);
             seen.timeout = request.metadata().get("grpc-timeout").map(|value| value.to_str().unwrap().to_owned());
             seen.in_flight.0 += 1;
             seen.in_flight.1 = seen.in_flight.1.max(seen.in_flight.0);
@@ -267,14 +291,14 @@ impl Fake {
 #[tonic::async_trait]
 impl ScoringService for Fake {
     async fn score_image(&self, request: Request<ScoreImageRequest>) -> Result<Response<ScoreImageResponse>, Status> {
-        let ScoreImageRequest { prompt, image, .. } = request.get_ref();
-        let score = self.score("ScoreImage", &request, prompt, image.len()).await?;
+        let message @ ScoreImageRequest { prompt, image, .. } = request.get_ref();
+        let score = self.score("ScoreImage", &request, (prompt, image, message.priority())).await?;
         Ok(Response::new(ScoreImageResponse { score }))
     }
 
     async fn score_video(&self, request: Request<ScoreVideoRequest>) -> Result<Response<ScoreVideoResponse>, Status> {
-        let ScoreVideoRequest { prompt, video, .. } = request.get_ref();
-        let score = self.score("ScoreVideo", &request, prompt, video.len()).await?;
+        let message @ ScoreVideoRequest { prompt, video, .. } = request.get_ref();
+        let score = self.score("ScoreVideo", &request, (prompt, video, message.priority())).await?;
         Ok(Response::new(ScoreVideoResponse { score }))
     }
 
@@ -289,8 +313,9 @@ impl ScoringService for Fake {
 
     /// The shortest image is the best, as in [`score_of`]; the prompt `second is bad` blames `images[1]`.
     async fn rank_images(&self, request: Request<RankImagesRequest>) -> Result<Response<RankImagesResponse>, Status> {
-        let RankImagesRequest { prompt, images, .. } = request.get_ref();
+        let message @ RankImagesRequest { prompt, images, .. } = request.get_ref();
         self.seen.lock().unwrap().calls.push(("RankImages", images.len()));
+        self.seen.lock().unwrap().priority = Some(message.priority());
         self.obey(prompt).await?;
         if prompt == "second is bad" {
             let mut details = ErrorDetails::new();

@@ -99,7 +99,7 @@ fn content_decides_between_image_and_video() {
 #[test]
 fn files_over_the_servers_limits_stay_here() {
     let limits =
-        Limits { max_image_bytes: 100, max_video_bytes: 200, max_message_bytes: 205, ..model().limits.unwrap() };
+        Limits { max_image_bytes: 100, max_video_bytes: 200, max_message_bytes: 207, ..model().limits.unwrap() };
     let server = Server::serving(ModelInfo { limits: Some(limits), ..model() });
     let files = Files::new();
     let paths = [
@@ -114,13 +114,13 @@ fn files_over_the_servers_limits_stay_here() {
     let expected = [
         (&paths[0], "has 101 bytes, the server's limit is 100"),
         (&paths[1], "has 201 bytes, the server's limit is 200"),
-        (&paths[2], "makes a request of 205 bytes, the server's limit is 204"),
+        (&paths[2], "makes a request of 207 bytes, the server's limit is 206"),
     ]
     .map(|(path, problem)| format!("error: {}: INVALID_ARGUMENT: {problem}\n", path.display()));
     assert_eq!(ran.stderr, expected[..2].concat());
     assert_eq!(server.seen.lock().unwrap().calls.len(), 2);
 
-    let limits = Limits { max_message_bytes: 204, ..limits };
+    let limits = Limits { max_message_bytes: 206, ..limits };
     let server = Server::serving(ModelInfo { limits: Some(limits), ..model() });
     let ran = server.pcqa(["score", "--prompt", "p", paths[2].to_str().unwrap()]);
     assert_eq!((ran.code, ran.stderr), (Some(1), expected[2].clone()));
