@@ -10,6 +10,7 @@ mod life;
 mod load;
 mod scoring;
 mod service;
+mod shares;
 mod stream;
 
 pub use config::{Config, ConfigError, Parsed};
