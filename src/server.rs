@@ -10,7 +10,9 @@ mod life;
 mod load;
 mod scoring;
 mod service;
+mod shares;
 mod stream;
+mod terms;
 
 pub use config::{Config, ConfigError, Parsed};
 pub use life::{Ending, log, run};

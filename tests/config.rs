@@ -79,15 +79,19 @@ fn the_printed_configuration_is_a_configuration_file() {
     let changes = [
         "--listen=[::1]:7",
         "--bundle=/b",
-        "--device=cpu",
+        "--device=cpu,cpu",
         "--dtype=f32",
         "--tta",
         "--threads=3",
+        "--text-cache-bytes=0",
+        "--max-queue-delay-seconds=0",
         "--max-video-seconds=1.5",
         "--log=warn,pcqa=debug",
         "--log-format=json",
     ];
     let printed = Call::new(&changes).printed();
+    assert_eq!(printed["device"].as_str(), Some("cpu,cpu"));
+    assert_eq!(printed["max_queue_delay_seconds"].as_float(), Some(0.0));
     assert_eq!(printed["tta"].as_bool(), Some(true));
     assert_eq!(printed["max_video_seconds"].as_float(), Some(1.5));
     let (_directory, path) = file(&toml::to_string(&printed).unwrap());
@@ -108,6 +112,14 @@ fn bad_values_are_refused_in_one_line_that_names_the_key() {
     let flags = [
         ("--listen=nowhere", "--listen"),
         ("--device=gpu", "--device"),
+        ("--device=", "--device"),
+        ("--device=cpu,", "--device"),
+        ("--device=auto,cpu", "--device"),
+        ("--max-batch-frames=0", "--max-batch-frames"),
+        ("--max-queue-delay-seconds=-0.1", "--max-queue-delay-seconds"),
+        ("--max-queue-delay-seconds=nan", "--max-queue-delay-seconds"),
+        ("--max-in-flight-bytes=0", "--max-in-flight-bytes"),
+        ("--text-cache-bytes=-1", "--text-cache-bytes"),
         ("--dtype=f64", "--dtype"),
         ("--max-image-bytes=0", "--max-image-bytes"),
         ("--max-image-bytes=many", "--max-image-bytes"),
@@ -179,10 +191,13 @@ fn options_that_contradict_each_other_are_refused() {
             &["--max-message-bytes=1000000"],
             "max_image_bytes: is 33554432, must be at most max_message_bytes, which is 1000000",
         ),
-        (&["--max-queue-frames=31"], "max_rank_images: is 32, must be at most max_queue_frames, which is 31"),
+        (&["--max-queue-frames=63"], "max_rank_images: is 32, must be at most half of max_queue_frames, which is 31"),
+        (
+            &["--max-in-flight-bytes=134217727"],
+            "max_message_bytes: is 67108864, must be at most half of max_in_flight_bytes, which is 67108863",
+        ),
         (&["--max-timeout-seconds=29"], "default_timeout_seconds: is 30, must be at most max_timeout_seconds"),
         (&["--max-message-bytes=4294967296"], "max_message_bytes: is 4294967296"),
-        (&["--max-calls=18446744073709551615"], "max_calls: is 18446744073709551615, must be at most"),
         (&["--decode-threads=18446744073709551615"], "decode_threads: is 18446744073709551615, must be at most"),
         (&["--decoder-workers=4097"], "decoder_workers: is 4097, must be at most"),
         (&["--decoder-memory-bytes=1000"], "decoder_memory_bytes: is 1000, must be at least 536870912"),
@@ -195,8 +210,15 @@ fn options_that_contradict_each_other_are_refused() {
 
 #[test]
 fn a_device_that_is_not_there_is_named() {
-    let output = Call::new(&["--device=cuda:7", "--listen=127.0.0.1:0"]).output();
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("device: cuda:7 is not available"), "{text}");
+    for devices in ["cuda:7", "cpu,cuda:7"] {
+        let output = Call::new(&[&format!("--device={devices}"), "--listen=127.0.0.1:0"]).output();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("device: cuda:7 is not available"), "{text}");
+    }
+}
+
+#[test]
+fn one_connection_can_hold_a_rank_call_and_a_message_of_the_longest_kind() {
+    Call::new(&["--max-queue-frames=64", "--max-in-flight-bytes=134217728"]).printed();
 }

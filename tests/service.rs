@@ -2,6 +2,8 @@
 
 #[path = "service/bad_input.rs"]
 mod bad_input;
+#[path = "service/hostile.rs"]
+mod hostile;
 #[path = "service/house.rs"]
 mod house;
 #[path = "service/life.rs"]
@@ -10,5 +12,9 @@ mod life;
 mod load;
 #[path = "service/media.rs"]
 mod media;
+#[path = "service/raw.rs"]
+mod raw;
 #[path = "service/scores.rs"]
 mod scores;
+#[path = "service/timings.rs"]
+mod timings;

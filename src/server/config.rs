@@ -8,10 +8,8 @@ mod check;
 mod options;
 mod sources;
 
-#[cfg(test)]
-pub(super) use options::Seconds;
 pub use options::{Config, LogFormat, LogOptions};
-pub(super) use options::{DeviceChoice, DtypeChoice, LimitOptions, TimeOptions};
+pub(super) use options::{DeviceChoice, DeviceName, DtypeChoice, LimitOptions, TimeOptions};
 pub use sources::Parsed;
 
 /// Why the configuration is refused: one line that names the key.
@@ -28,5 +26,15 @@ impl Config {
     /// The configuration as a file that [`Config`] reads back.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|error| ConfigError(error.to_string()))
+    }
+}
+
+/// The configuration of `flags` alone.
+#[cfg(test)]
+pub(super) fn with_defaults(flags: &[&str]) -> Config {
+    let arguments = ["pcqa-server"].iter().chain(flags).map(std::ffi::OsString::from);
+    match sources::read(arguments, std::iter::empty()) {
+        Ok(Parsed::Serve(config)) => *config,
+        other => panic!("{other:?}"),
     }
 }

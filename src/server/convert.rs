@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::config::LimitOptions;
-use crate::engine::{ModelFacts, Scored};
+use super::error::ServiceError;
+use crate::engine::{ModelFacts, Priority, Scored};
 use crate::model::{BackboneKind, Dtype, ExpertSpec, Track};
 use crate::proto;
 
@@ -12,6 +13,7 @@ pub(super) struct Circumstances {
     pub model_version: String,
     pub prompt_truncated: bool,
     pub frames_used: u32,
+    pub receive: Duration,
     pub decode: Duration,
     pub resize: Duration,
 }
@@ -19,7 +21,7 @@ pub(super) struct Circumstances {
 /// A score as the API says it; `total` is the time since the request's arrival.
 pub(super) fn score(scored: Scored, circumstances: Circumstances, total: Duration) -> proto::Score {
     let experts = scored.score.experts.into_iter();
-    let Circumstances { model_version, prompt_truncated, frames_used, decode, resize } = circumstances;
+    let Circumstances { model_version, prompt_truncated, frames_used, receive, decode, resize } = circumstances;
     proto::Score {
         mos: scored.score.mos,
         z: scored.score.z,
@@ -29,6 +31,7 @@ pub(super) fn score(scored: Scored, circumstances: Circumstances, total: Duratio
         frames_used,
         model_version,
         timings: Some(proto::Timings {
+            receive: Some(duration(receive)),
             decode: Some(duration(decode)),
             resize: Some(duration(resize)),
             queue: Some(duration(scored.queue)),
@@ -36,14 +39,18 @@ pub(super) fn score(scored: Scored, circumstances: Circumstances, total: Duratio
             vision: Some(duration(scored.vision)),
             head: Some(duration(scored.head)),
             total: Some(duration(total)),
-            ..Default::default()
         }),
-        ..Default::default()
+        batch_frames: scored.batch_frames,
     }
 }
 
 /// The model as GetModel describes it.
-pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions) -> proto::ModelInfo {
+pub(super) fn model_info(
+    facts: &ModelFacts,
+    digest: &str,
+    limits: &LimitOptions,
+    max_batch_frames: u32,
+) -> proto::ModelInfo {
     let manifest = &facts.manifest;
     let mos = &manifest.mos;
     let towers = manifest.text.towers.iter().zip(&facts.text_dims);
@@ -85,9 +92,18 @@ pub(super) fn model_info(facts: &ModelFacts, digest: &str, limits: &LimitOptions
             max_video_frames: limits.max_video_frames.get(),
             max_rank_images: limits.max_rank_images.get(),
             max_frames_used: manifest.max_frames,
-            ..Default::default()
+            max_batch_frames,
         }),
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The priority in a request, which is interactive where the request does not say.
+pub(super) fn priority(number: i32) -> Result<Priority, ServiceError> {
+    match proto::Priority::try_from(number) {
+        Ok(proto::Priority::Unspecified | proto::Priority::Interactive) => Ok(Priority::Interactive),
+        Ok(proto::Priority::Bulk) => Ok(Priority::Bulk),
+        Err(_) => Err(ServiceError::invalid("priority", format!("is {number}, which is no Priority"))),
     }
 }
 

@@ -1,43 +1,68 @@
-//! Media to frames off the async threads: a bounded number of images at once on this process's cores, a bounded number
-//! of videos at once in the decoder's processes.
+//! Media to frames off the async threads: images on a fixed number of threads of this process, videos in a fixed number
+//! of decoder processes with a thread each that waits for it. Before both stands a line: see [`Pool`].
+
+mod pace;
+mod pool;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
+use self::pool::{Lost, Pool, TooLong, Turn};
 use super::config::Config;
 use super::error::ServiceError;
+use super::shares::Share;
+use super::terms::Terms;
 use crate::media::{
     Cancel, DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
 };
+use crate::model::Track;
 
-/// The frames of one item and the time they took.
+/// Encoded media and its share of the bytes in flight, which is held until the last media of a message is let go.
+pub(super) struct Media {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl Media {
+    pub fn new(bytes: Bytes, share: Arc<Share>) -> Self {
+        Self { bytes, _share: share }
+    }
+}
+
+/// The frames of one item.
 pub(super) struct Decoded {
     /// At every side asked for.
     pub frames: Frames,
-    /// Bytes to pixels, with the wait for a place.
-    pub decode: Duration,
     /// Pixels to squares.
     pub resize: Duration,
+}
+
+/// Media in line or being decoded.
+#[must_use = "dropping it cancels the decoding"]
+pub(super) struct Pending {
+    field: String,
+    turn: Turn<Result<Decoded, MediaError>>,
 }
 
 /// Both ways from bytes to frames.
 pub(super) struct Decoding {
     image_limits: ImageLimits,
-    image_places: Arc<Semaphore>,
-    pool: Arc<DecoderPool>,
-    video_places: Arc<Semaphore>,
+    images: Pool<Result<Decoded, MediaError>>,
+    decoder: Arc<DecoderPool>,
+    videos: Pool<Result<Decoded, MediaError>>,
 }
 
 impl Decoding {
-    /// Starts the decoder's processes. Blocks.
+    /// Starts the threads and the decoder's processes. Blocks.
     pub fn start(config: &Config, max_frames_used: u32) -> Result<Self, MediaError> {
         let (limits, decoding) = (&config.limits, &config.decoding);
-        let pool = DecoderPool::start(DecoderConfig {
+        let no_thread = |error| MediaError::Worker(format!("cannot start a thread: {error}"));
+        let workers = decoding.decoder_workers.get();
+        let decoder = DecoderPool::start(DecoderConfig {
             program: decoding.decoder.clone(),
-            workers: decoding.decoder_workers.get(),
+            workers,
             max_memory: decoding.decoder_memory_bytes.get(),
             limits: VideoLimits {
                 max_bytes: limits.max_video_bytes.get(),
@@ -51,62 +76,79 @@ impl Decoding {
             ImageLimits { max_bytes: limits.max_image_bytes.get(), max_pixels: limits.max_image_pixels.get() };
         Ok(Self {
             image_limits,
-            image_places: Arc::new(Semaphore::new(decoding.decode_threads.get())),
-            pool: Arc::new(pool),
-            video_places: Arc::new(Semaphore::new(decoding.decoder_workers.get())),
+            images: Pool::start("image-decoder", decoding.decode_threads.get()).map_err(no_thread)?,
+            decoder: Arc::new(decoder),
+            videos: Pool::start("video-decoder", workers).map_err(no_thread)?,
         })
     }
 
-    /// The image in `field` at every one of `sides`.
-    pub async fn image(&self, field: &str, bytes: Bytes, sides: &[u32]) -> Result<Decoded, ServiceError> {
-        let limits = self.image_limits.clone();
-        let sides = sides.to_vec();
-        on_a_place(&self.image_places, field, move |since| {
-            let rgb = decode_image(&bytes, &limits, &Cancel::default())?;
-            drop(bytes);
-            let decode = since.elapsed();
-            let begin = Instant::now();
-            let resized = |side| FrameStack { side, rgb: resize(rgb.as_raw(), rgb.width(), rgb.height(), side) };
-            let stacks = sides.into_iter().map(resized).collect();
-            Ok(Decoded { frames: Frames { count: 1, stacks }, decode, resize: begin.elapsed() })
-        })
-        .await
-    }
-
-    /// The chosen frames of the video in `field` at every one of `sides`.
-    pub async fn video(
+    /// Puts the media of `track`, which came in `field`, in line; it will be at every one of `sides`. Refused at once
+    /// where the line is too long for the deadline.
+    pub fn enter(
         &self,
+        track: Track,
         field: &str,
-        bytes: Bytes,
+        media: Media,
         sides: &[u32],
-        deadline: Instant,
-    ) -> Result<Decoded, ServiceError> {
-        let pool = self.pool.clone();
+        terms: Terms,
+    ) -> Result<Pending, ServiceError> {
+        let Terms { caller, priority, deadline, .. } = terms;
         let sides = sides.to_vec();
-        on_a_place(&self.video_places, field, move |since| {
-            let waited = since.elapsed();
-            let decoded = pool.decode(&bytes, &sides, deadline, &Cancel::default())?;
-            Ok(Decoded { frames: decoded.frames, decode: waited + decoded.decode, resize: decoded.resize })
-        })
-        .await
+        let turn = match track {
+            Track::Image => {
+                let limits = self.image_limits.clone();
+                let work = move |cancel: &Cancel| image(media, &sides, &limits, cancel);
+                self.images.enter(caller, priority, deadline, work)
+            }
+            Track::Video => {
+                let decoder = self.decoder.clone();
+                let work = move |cancel: &Cancel| {
+                    let decoded = decoder.decode(&media.bytes, &sides, deadline, cancel)?;
+                    Ok(Decoded { frames: decoded.frames, resize: decoded.resize })
+                };
+                self.videos.enter(caller, priority, deadline, work)
+            }
+        };
+        Ok(Pending { field: field.to_owned(), turn: turn.map_err(|too_long| refusal(track, too_long))? })
     }
 }
 
-/// Runs `work` on a blocking thread once there is a place; it is told since when it waits. A caller that goes away
-/// while waiting leaves the line; work that has begun keeps its place until it ends.
-async fn on_a_place(
-    places: &Arc<Semaphore>,
-    field: &str,
-    work: impl FnOnce(Instant) -> Result<Decoded, MediaError> + Send + 'static,
-) -> Result<Decoded, ServiceError> {
-    let since = Instant::now();
-    let place = places.clone().acquire_owned().await.map_err(ServiceError::internal)?;
-    let worked = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        work(since)
-    });
-    match worked.await {
-        Ok(decoded) => decoded.map_err(|error| ServiceError::media(field, error)),
-        Err(panicked) => Err(ServiceError::internal(panicked)),
+impl Pending {
+    /// The frames, once they are there.
+    pub async fn finished(self) -> Result<Decoded, ServiceError> {
+        let field = self.field;
+        match self.turn.await {
+            Ok(decoded) => decoded.map_err(|error| ServiceError::media(&field, error)),
+            Err(late @ Lost::Late) => Err(ServiceError::Deadline(format!("{field}: {late}"))),
+            Err(Lost::Ended) => Err(ServiceError::Unavailable("the service is shutting down")),
+            Err(panicked @ Lost::Panicked(_)) => Err(ServiceError::internal(panicked)),
+        }
     }
+}
+
+fn image(media: Media, sides: &[u32], limits: &ImageLimits, cancel: &Cancel) -> Result<Decoded, MediaError> {
+    let rgb = decode_image(&media.bytes, limits, cancel)?;
+    drop(media);
+    let begin = Instant::now();
+    let mut stacks = Vec::with_capacity(sides.len());
+    for &side in sides {
+        if cancel.is_cancelled() {
+            return Err(MediaError::Cancelled);
+        }
+        stacks.push(FrameStack { side, rgb: resize(rgb.as_raw(), rgb.width(), rgb.height(), side) });
+    }
+    Ok(Decoded { frames: Frames { count: 1, stacks }, resize: begin.elapsed() })
+}
+
+fn refusal(track: Track, TooLong { takes, left }: TooLong) -> ServiceError {
+    let what = match track {
+        Track::Image => "images",
+        Track::Video => "videos",
+    };
+    let message = format!(
+        "decoding would take {:.3} s with the {what} that are ahead, the deadline is in {:.3} s",
+        takes.as_secs_f64(),
+        left.as_secs_f64()
+    );
+    ServiceError::too_long(message, takes, left)
 }

@@ -19,6 +19,9 @@ const DETAILED: usize = 48;
 const PROBLEM_BYTES: usize = 512;
 const DETAIL_BYTES: usize = 1024;
 
+/// The shortest wait that is told to who came while the line was too long for its deadline.
+const MIN_RETRY: Duration = Duration::from_millis(50);
+
 /// Why a request has no score.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum ServiceError {
@@ -54,6 +57,7 @@ impl ServiceError {
     pub fn media(field: &str, error: MediaError) -> Self {
         match error {
             MediaError::Deadline { .. } => Self::Deadline(format!("{field}: {error}")),
+            // Only who has gone away cancels.
             MediaError::Worker(problem) => {
                 tracing::error!(problem, "the video decoder cannot run");
                 Self::Unavailable("the video decoder is not available")
@@ -61,6 +65,11 @@ impl ServiceError {
             MediaError::Cancelled => Self::Unavailable("the request was cancelled"),
             error => Self::invalid(field, error.to_string()),
         }
+    }
+
+    /// The line would take `takes`, of which only `left` are left: RESOURCE_EXHAUSTED at the door.
+    pub fn too_long(message: String, takes: Duration, left: Duration) -> Self {
+        Self::Overloaded { message, retry_after: takes.saturating_sub(left).max(MIN_RETRY) }
     }
 
     /// A fault of ours: `problem` goes to the log, its id to the caller.
@@ -88,10 +97,7 @@ impl From<EngineError> for ServiceError {
             EngineError::QueueFull { retry_after, .. } | EngineError::ShareFull { retry_after, .. } => {
                 Self::Overloaded { message: error.to_string(), retry_after }
             }
-            EngineError::Hopeless { wait, left } => {
-                let retry_after = wait.saturating_sub(left).max(Duration::from_millis(50));
-                Self::Overloaded { message: error.to_string(), retry_after }
-            }
+            EngineError::Hopeless { wait, left } => Self::too_long(error.to_string(), wait, left),
             EngineError::Deadline => Self::Deadline(error.to_string()),
             EngineError::Stopped => Self::Unavailable("the service is shutting down"),
             EngineError::TooLarge { .. } | EngineError::Model(_) => Self::internal(error),

@@ -31,6 +31,9 @@ use crate::proto::scoring_service_server::ScoringServiceServer;
 /// A caller that has vanished without a word is noticed after this long, and its places are freed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Calls that one connection may have open at once; more wait at the client. Each costs memory even where it is refused.
+const MAX_CONNECTION_CALLS: u32 = 1024;
+
 /// How often a drain looks whether calls are in progress.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Time for what is written to reach its callers, once no call is in progress.
@@ -134,6 +137,7 @@ async fn serve(
     };
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .max_concurrent_streams(MAX_CONNECTION_CALLS)
         .add_service(calls.named_layer(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)

@@ -1,16 +1,15 @@
 //! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 
-use super::config::{Config, DeviceChoice, DtypeChoice};
+use super::config::{Config, DeviceChoice, DeviceName, DtypeChoice};
 use super::decode::Decoding;
 use super::scoring::Scoring;
 use crate::engine::{Engine, EngineConfig};
 use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Track};
 use crate::text::Tokenizer;
-
-/// Most frames that the device takes at once.
-const MAX_BATCH_FRAMES: u32 = 64;
 
 /// Loads everything and warms it up. Blocks.
 pub(super) fn load(config: &Config) -> Result<Scoring> {
@@ -28,15 +27,21 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
         .with_context(|| format!("bundle: {}", manifest.text.tokenizer))?;
     let decoding = Decoding::start(config, manifest.max_frames)
         .with_context(|| format!("decoder {}", config.decoding.decoder.display()))?;
+    let max_batch_frames = config.time.max_batch_frames.get();
     let engine_config = EngineConfig {
         max_queue_frames: config.time.max_queue_frames.get(),
-        max_batch_frames: MAX_BATCH_FRAMES,
-        max_queue_delay: std::time::Duration::from_millis(5),
-        text_cache_bytes: 64 << 20,
+        max_batch_frames,
+        max_queue_delay: config.time.max_queue_delay_seconds.duration(),
+        text_cache_bytes: config.model.text_cache_bytes,
         threads: config.model.threads.get(),
         warm_up_prompt: tokenizer.encode("warm up"),
     };
-    let engine = Engine::start(vec![move || Ensemble::load(&bundle, options)], engine_config).context("bundle")?;
+    let bundle = Arc::new(bundle);
+    let load = |options| {
+        let bundle = bundle.clone();
+        move || Ensemble::load(&bundle, options)
+    };
+    let engine = Engine::start(options.into_iter().map(load).collect(), engine_config).context("bundle")?;
     let facts = engine.facts();
     Ok(Scoring {
         image_sides: facts.sides(Track::Image),
@@ -46,19 +51,25 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
         decoding,
         limits: config.limits.clone(),
         digest,
+        max_batch_frames,
     })
 }
 
-fn options(config: &Config) -> Result<LoadOptions> {
-    let device = match config.model.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
-        DeviceChoice::Cuda(index) => bail!("device: cuda:{index} is not available, this server scores on cpu"),
+/// How the bundle is put on each device.
+fn options(config: &Config) -> Result<Vec<LoadOptions>> {
+    let devices = match &config.model.device {
+        DeviceChoice::Auto => &[DeviceName::Cpu][..],
+        DeviceChoice::These(devices) => devices,
     };
     let dtype = match config.model.dtype {
         DtypeChoice::Auto | DtypeChoice::F32 => Dtype::F32,
         DtypeChoice::Bf16 => Dtype::Bf16,
     };
-    Ok(LoadOptions { device, dtype, tta: config.model.tta })
+    let option = |device: &DeviceName| match device {
+        DeviceName::Cpu => Ok(LoadOptions { device: Device::Cpu, dtype, tta: config.model.tta }),
+        DeviceName::Cuda(_) => bail!("device: {device} is not available, this server scores on cpu"),
+    };
+    devices.iter().map(option).collect()
 }
 
 fn announce(config: &Config, manifest: &Manifest, digest: &str) {

@@ -1,25 +1,20 @@
-//! The way of one item: its checks, its frames, its token ids, its turn on the device, its answer.
+//! The way of one item: its checks, its place on a device, its frames, its token ids, its turn, its answer.
+//!
+//! The place is taken before anything is decoded, so that whoever must be refused is refused at once.
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::future;
 
 use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
-use super::decode::{Decoded, Decoding};
+use super::decode::{Decoded, Decoding, Media, Pending};
 use super::error::ServiceError;
-use crate::engine::{Caller, Engine, Order, Priority, Ticket};
+use super::terms::Terms;
+use crate::engine::{Engine, Order, Reservation, Ticket};
 use crate::model::Track;
 use crate::proto;
 use crate::text::{TokenIds, Tokenizer};
-
-/// When a request came and when its answer must be there.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    pub arrived: Instant,
-    pub deadline: Instant,
-}
 
 /// Everything that scoring takes, once the model is loaded.
 pub(super) struct Scoring {
@@ -31,19 +26,21 @@ pub(super) struct Scoring {
     /// Sides in pixels that the image experts and the video experts take.
     pub image_sides: Vec<u32>,
     pub video_sides: Vec<u32>,
+    /// Most frames of one batch.
+    pub max_batch_frames: u32,
 }
 
-/// An item in the engine's queue, with what its answer will say.
-struct Queued {
+/// An item on its way to a device, with what its answer will say.
+struct Submitted {
     ticket: Ticket,
     circumstances: Circumstances,
-    clock: Clock,
+    terms: Terms,
 }
 
 impl Scoring {
     /// What is served.
     pub fn model(&self) -> proto::ModelInfo {
-        convert::model_info(self.engine.facts(), &self.digest, &self.limits)
+        convert::model_info(self.engine.facts(), &self.digest, &self.limits, self.max_batch_frames)
     }
 
     /// Scores the media of `track` in the request's `field`.
@@ -52,22 +49,27 @@ impl Scoring {
         track: Track,
         field: &str,
         prompt: &str,
-        media: Bytes,
-        clock: Clock,
+        media: Media,
+        terms: Terms,
     ) -> Result<proto::Score, ServiceError> {
-        let prompt = self.tokenise(prompt)?;
-        let decoded = self.decode(track, field, media, clock).await?;
-        self.enqueue(track, prompt, decoded, clock)?.answer().await
+        self.check(prompt)?;
+        let sides = self.sides(track, field)?;
+        let reservation = self.reserve(track, terms)?;
+        let prompt = self.tokenizer.encode(prompt);
+        let begin = Instant::now();
+        let decoded = self.decode(track, field, media, sides, terms)?.finished().await?;
+        self.submit(reservation, prompt, decoded, begin, terms).answer().await
     }
 
-    /// Scores `images` for one prompt, best first. Nothing is queued before every image has been decoded.
+    /// Scores `images` for one prompt, best first. Nothing is decoded before every image has its place, and nothing is
+    /// scored before every image has been decoded.
     pub async fn rank(
         &self,
         prompt: &str,
-        images: Vec<Bytes>,
-        clock: Clock,
+        images: Vec<Media>,
+        terms: Terms,
     ) -> Result<Vec<proto::RankedImage>, ServiceError> {
-        let prompt = self.tokenise(prompt)?;
+        self.check(prompt)?;
         let (count, limit) = (images.len(), self.limits.max_rank_images.get());
         if images.is_empty() {
             return Err(ServiceError::invalid("images", "is empty; at least one image is needed"));
@@ -75,19 +77,22 @@ impl Scoring {
         if count > limit as usize {
             return Err(ServiceError::invalid("images", format!("has {count} elements, the limit is {limit}")));
         }
-        let decoding = images.into_iter().enumerate().map(|(index, image)| async move {
-            self.decode(Track::Image, &format!("images[{index}]"), image, clock).await
-        });
-        let decoded = all_or_every_violation(future::join_all(decoding).await)?;
-        let queued = decoded
+        let sides = self.sides(Track::Image, "images")?;
+        let reservations =
+            (0..count).map(|_| self.reserve(Track::Image, terms)).collect::<Result<Vec<_>, ServiceError>>()?;
+        let prompt = self.tokenizer.encode(prompt);
+        let begin = Instant::now();
+        let enter = |(index, image)| self.decode(Track::Image, &format!("images[{index}]"), image, sides, terms);
+        let pending = images.into_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
+        let decoded = all_or_every_violation(future::join_all(pending.into_iter().map(Pending::finished)).await)?;
+        let submitted = reservations
             .into_iter()
-            .map(|decoded| self.enqueue(Track::Image, prompt.clone(), decoded, clock))
-            .collect::<Result<Vec<_>, _>>()?;
-        let scores = future::try_join_all(queued.into_iter().map(Queued::answer)).await?;
-        Ok(best_first(scores))
+            .zip(decoded)
+            .map(|(reservation, decoded)| self.submit(reservation, prompt.clone(), decoded, begin, terms).answer());
+        Ok(best_first(future::try_join_all(submitted).await?))
     }
 
-    fn tokenise(&self, prompt: &str) -> Result<TokenIds, ServiceError> {
+    fn check(&self, prompt: &str) -> Result<(), ServiceError> {
         let (bytes, limit) = (prompt.len(), self.limits.max_prompt_bytes.get());
         if bytes as u64 > limit {
             return Err(ServiceError::invalid("prompt", format!("has {bytes} bytes, the limit is {limit}")));
@@ -98,10 +103,10 @@ impl Scoring {
         if prompt.trim().is_empty() {
             return Err(ServiceError::invalid("prompt", "is only white space"));
         }
-        Ok(self.tokenizer.encode(prompt))
+        Ok(())
     }
 
-    async fn decode(&self, track: Track, field: &str, media: Bytes, clock: Clock) -> Result<Decoded, ServiceError> {
+    fn sides(&self, track: Track, field: &str) -> Result<&[u32], ServiceError> {
         let sides = match track {
             Track::Image => &self.image_sides,
             Track::Video => &self.video_sides,
@@ -109,33 +114,60 @@ impl Scoring {
         if sides.is_empty() {
             return Err(ServiceError::invalid(field, "cannot be scored: the bundle has no experts for it"));
         }
-        match track {
-            Track::Image => self.decoding.image(field, media, sides).await,
-            Track::Video => self.decoding.video(field, media, sides, clock.deadline).await,
-        }
+        Ok(sides)
     }
 
-    fn enqueue(&self, track: Track, prompt: TokenIds, decoded: Decoded, clock: Clock) -> Result<Queued, ServiceError> {
+    /// A place on a device, for as many frames as the item can have.
+    fn reserve(&self, track: Track, terms: Terms) -> Result<Reservation, ServiceError> {
+        let frames = match track {
+            Track::Image => 1,
+            Track::Video => self.engine.facts().manifest.max_frames,
+        };
+        let Terms { caller, priority, deadline, .. } = terms;
+        let order = Order { caller, track, priority, frames, deadline };
+        Ok(self.engine.reserve(order)?)
+    }
+
+    fn decode(
+        &self,
+        track: Track,
+        field: &str,
+        media: Media,
+        sides: &[u32],
+        terms: Terms,
+    ) -> Result<Pending, ServiceError> {
+        self.decoding.enter(track, field, media, sides, terms)
+    }
+
+    /// `begin` is when decoding was asked for; until now is its time, whatever it waited for.
+    fn submit(
+        &self,
+        reservation: Reservation,
+        prompt: TokenIds,
+        decoded: Decoded,
+        begin: Instant,
+        terms: Terms,
+    ) -> Submitted {
+        let Decoded { frames, resize } = decoded;
         let circumstances = Circumstances {
             model_version: self.engine.facts().manifest.version.clone(),
             prompt_truncated: prompt.truncated,
-            frames_used: decoded.frames.count,
-            decode: decoded.decode,
-            resize: decoded.resize,
+            frames_used: frames.count,
+            receive: begin.saturating_duration_since(terms.arrived),
+            decode: begin.elapsed().saturating_sub(resize),
+            resize,
         };
-        let (caller, priority) = (Caller(0), Priority::Interactive);
-        let order = Order { caller, track, priority, frames: decoded.frames.count, deadline: clock.deadline };
-        let ticket = self.engine.reserve(order)?.submit(prompt, decoded.frames);
-        Ok(Queued { ticket, circumstances, clock })
+        Submitted { ticket: reservation.submit(prompt, frames), circumstances, terms }
     }
 }
 
-impl Queued {
+impl Submitted {
     async fn answer(self) -> Result<proto::Score, ServiceError> {
         let scored = self.ticket.await?;
-        let total = self.clock.arrived.elapsed();
+        let total = self.terms.arrived.elapsed();
         tracing::debug!(
             frames = self.circumstances.frames_used,
+            batch_frames = scored.batch_frames,
             decode_ms = self.circumstances.decode.as_millis(),
             resize_ms = self.circumstances.resize.as_millis(),
             queue_ms = scored.queue.as_millis(),

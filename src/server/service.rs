@@ -6,9 +6,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Call;
+use super::convert;
+use super::decode::Media;
 use super::error::ServiceError;
-use super::scoring::{Clock, Scoring};
+use super::scoring::Scoring;
+use super::shares::Share;
 use super::stream::Streams;
+use super::terms::Terms;
 use crate::model::Track;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringService;
@@ -33,9 +37,9 @@ impl ScoringService for Service {
         &self,
         request: Request<proto::ScoreImageRequest>,
     ) -> Result<Response<proto::ScoreImageResponse>, Status> {
-        let clock = clock(&request)?;
-        let proto::ScoreImageRequest { prompt, image, .. } = request.into_inner();
-        let score = self.ready()?.score(Track::Image, "image", &prompt, image, clock).await?;
+        let (message, share, terms) = received(request, |message| message.priority)?;
+        let proto::ScoreImageRequest { prompt, image, .. } = message;
+        let score = self.ready()?.score(Track::Image, "image", &prompt, Media::new(image, share), terms).await?;
         Ok(Response::new(proto::ScoreImageResponse { score: Some(score) }))
     }
 
@@ -43,9 +47,9 @@ impl ScoringService for Service {
         &self,
         request: Request<proto::ScoreVideoRequest>,
     ) -> Result<Response<proto::ScoreVideoResponse>, Status> {
-        let clock = clock(&request)?;
-        let proto::ScoreVideoRequest { prompt, video, .. } = request.into_inner();
-        let score = self.ready()?.score(Track::Video, "video", &prompt, video, clock).await?;
+        let (message, share, terms) = received(request, |message| message.priority)?;
+        let proto::ScoreVideoRequest { prompt, video, .. } = message;
+        let score = self.ready()?.score(Track::Video, "video", &prompt, Media::new(video, share), terms).await?;
         Ok(Response::new(proto::ScoreVideoResponse { score: Some(score) }))
     }
 
@@ -64,9 +68,11 @@ impl ScoringService for Service {
         &self,
         request: Request<proto::RankImagesRequest>,
     ) -> Result<Response<proto::RankImagesResponse>, Status> {
-        let clock = clock(&request)?;
-        let proto::RankImagesRequest { prompt, images, .. } = request.into_inner();
-        let ranked = self.ready()?.rank(&prompt, images, clock).await?;
+        let (message, share, terms) = received(request, |message| message.priority)?;
+        let proto::RankImagesRequest { prompt, images, .. } = message;
+        let images = images.into_iter().map(|image| Media::new(image, share.clone())).collect();
+        drop(share);
+        let ranked = self.ready()?.rank(&prompt, images, terms).await?;
         Ok(Response::new(proto::RankImagesResponse { ranked }))
     }
 
@@ -75,9 +81,12 @@ impl ScoringService for Service {
     }
 }
 
-fn clock(request: &Request<impl Sized>) -> Result<Clock, ServiceError> {
-    let Call { arrived, deadline, .. } = call(request)?;
-    Ok(Clock { arrived, deadline })
+/// The message of a unary call, its share of the bytes in flight, and the terms of the call.
+fn received<M>(request: Request<M>, priority: impl FnOnce(&M) -> i32) -> Result<(M, Arc<Share>, Terms), ServiceError> {
+    let Call { caller, received, arrived, deadline, .. } = call(&request)?;
+    let message = request.into_inner();
+    let terms = Terms { caller, priority: convert::priority(priority(&message))?, arrived, deadline };
+    Ok((message, Arc::new(received.take_message()), terms))
 }
 
 fn call(request: &Request<impl Sized>) -> Result<Call, ServiceError> {

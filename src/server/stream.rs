@@ -9,43 +9,47 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::call::{Call, fault_named, out_of_time};
 use super::config::TimeOptions;
+use super::convert;
+use super::decode::Media;
 use super::error::{ServiceError, prefix};
-use super::scoring::{Clock, Scoring};
+use super::scoring::Scoring;
+use super::shares::Share;
+use super::terms::Terms;
+use crate::engine::Caller;
 use crate::model::Track;
-use crate::proto::score_stream_request::Media;
+use crate::proto::score_stream_request::Media as Encoded;
 use crate::proto::score_stream_response::Outcome;
 use crate::proto::{ScoreStreamRequest, ScoreStreamResponse};
 
 /// Longest `item_id` in bytes.
 const MAX_ITEM_ID_BYTES: usize = 256;
 
-/// What all streams share.
+/// How streams are served.
 #[derive(Clone)]
 pub(super) struct Streams {
     options: TimeOptions,
-    /// Places of items. A stream reads one item ahead on its call's place; beyond that every item in progress, of
-    /// whatever stream, has a place here: what streams hold does not grow with their number times
-    /// `max_stream_in_flight`.
-    places: Arc<Semaphore>,
 }
 
-/// An item that has been read and has waited for its place, within its deadline.
+/// An item that has been read.
 struct Arrived {
     item: ScoreStreamRequest,
-    clock: Clock,
-    place: Option<OwnedSemaphorePermit>,
+    /// Of the bytes in flight.
+    share: Share,
+    caller: Caller,
+    arrived: Instant,
+    deadline: Instant,
 }
 
 impl Streams {
     pub fn new(options: &TimeOptions) -> Self {
-        Self { options: options.clone(), places: Arc::new(Semaphore::new(options.max_calls.get())) }
+        Self { options: options.clone() }
     }
 
     /// The answers to `requests`, in the order in which they finish. Ends after the last item, or with the status of
@@ -84,15 +88,14 @@ impl Streams {
     ) -> Result<(), Status> {
         let (in_flight, patience) =
             (self.options.max_stream_in_flight.get(), self.options.max_timeout_seconds.duration());
-        let call_deadline = call.caller_deadline();
-        let mut items = pin!(requests.then(|request| self.arrived(request, call_deadline)));
+        let mut items = pin!(requests);
         let mut in_progress = JoinSet::new();
         let mut last = None;
         while last.is_none() || !in_progress.is_empty() {
             tokio::select! {
                 item = items.next(), if last.is_none() && in_progress.len() < in_flight => match item {
-                    Some(Ok(arrived)) => {
-                        in_progress.spawn(answer(scoring.clone(), arrived));
+                    Some(Ok(item)) => {
+                        in_progress.spawn(answer(scoring.clone(), self.arrived(item, call)));
                     }
                     Some(Err(status)) => last = Some(Err(fault_named(status))),
                     None => last = Some(Ok(())),
@@ -108,47 +111,38 @@ impl Streams {
         last.unwrap_or(Ok(()))
     }
 
-    async fn arrived(
-        &self,
-        request: Result<ScoreStreamRequest, Status>,
-        call_deadline: Option<Instant>,
-    ) -> Result<Arrived, Status> {
-        let item = request?;
+    fn arrived(&self, item: ScoreStreamRequest, call: &Call) -> Arrived {
         let arrived = Instant::now();
         let deadline = arrived + self.options.default_timeout_seconds.duration();
-        let deadline = call_deadline.map_or(deadline, |call_deadline| deadline.min(call_deadline));
-        let place = tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await;
-        let place = place.ok().transpose().map_err(ServiceError::internal)?;
-        Ok(Arrived { item, clock: Clock { arrived, deadline }, place })
+        let deadline = call.caller_deadline().map_or(deadline, |call_deadline| deadline.min(call_deadline));
+        Arrived { item, share: call.received.take_message(), caller: call.caller, arrived, deadline }
     }
 }
 
 async fn answer(scoring: Arc<Scoring>, arrived: Arrived) -> ScoreStreamResponse {
-    let Arrived { item, clock, place } = arrived;
-    let item_id = prefix(&item.item_id, MAX_ITEM_ID_BYTES).to_owned();
-    let scored = match place {
-        Some(_) => tokio::time::timeout_at(clock.deadline.into(), score(&scoring, item, clock)).await.ok(),
-        None => None,
-    };
-    let outcome = scored.unwrap_or_else(|| Err(out_of_time(clock.deadline.saturating_duration_since(clock.arrived))));
-    let outcome = match outcome {
+    let item_id = prefix(&arrived.item.item_id, MAX_ITEM_ID_BYTES).to_owned();
+    let timeout = arrived.deadline.saturating_duration_since(arrived.arrived);
+    let scored = tokio::time::timeout_at(arrived.deadline.into(), score(&scoring, arrived)).await;
+    let outcome = match scored.unwrap_or_else(|_| Err(out_of_time(timeout))) {
         Ok(score) => Outcome::Score(score),
         Err(error) => Outcome::Error(error.into()),
     };
     ScoreStreamResponse { item_id, outcome: Some(outcome) }
 }
 
-async fn score(scoring: &Scoring, item: ScoreStreamRequest, clock: Clock) -> Result<crate::proto::Score, ServiceError> {
+async fn score(scoring: &Scoring, arrived: Arrived) -> Result<crate::proto::Score, ServiceError> {
+    let Arrived { item, share, caller, arrived, deadline } = arrived;
     let bytes = item.item_id.len();
     if bytes > MAX_ITEM_ID_BYTES {
         return Err(ServiceError::invalid("item_id", format!("has {bytes} bytes, the limit is {MAX_ITEM_ID_BYTES}")));
     }
     let (track, field, media) = match item.media {
-        Some(Media::Image(image)) => (Track::Image, "image", image),
-        Some(Media::Video(video)) => (Track::Video, "video", video),
+        Some(Encoded::Image(image)) => (Track::Image, "image", image),
+        Some(Encoded::Video(video)) => (Track::Video, "video", video),
         None => return Err(ServiceError::invalid("media", "is missing; set image or video")),
     };
-    scoring.score(track, field, &item.prompt, media, clock).await
+    let terms = Terms { caller, priority: convert::priority(item.priority)?, arrived, deadline };
+    scoring.score(track, field, &item.prompt, Media::new(media, Arc::new(share)), terms).await
 }
 
 /// Resolves when the deadline of the whole call has passed.

@@ -6,7 +6,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::house::{House, blamed, numbers};
+use crate::house::{House, assert_same, blamed};
 use crate::media::{clip, encoded, ffmpeg, picture, png, png_that_claims, tiff_that_claims};
 
 const PROMPT: &str = "a lighthouse";
@@ -14,7 +14,7 @@ const PROMPT: &str = "a lighthouse";
 #[tokio::test]
 async fn bad_images_are_refused_while_a_good_one_is_scored() {
     let house = House::start(&["--max-image-bytes=2000000"]).await;
-    let reference = numbers(&house.image(PROMPT, png(1)).await.unwrap());
+    let reference = house.image(PROMPT, png(1)).await.unwrap();
     let mut bad = vec![
         ("empty", Vec::new(), "is empty"),
         ("text", b"these are only words".to_vec(), "is not in a known format"),
@@ -37,7 +37,7 @@ async fn bad_images_are_refused_while_a_good_one_is_scored() {
         let (field, message) = blamed(&refused.expect_err(name));
         assert_eq!(field, "image", "{name}: {message}");
         assert!(message.starts_with("image: ") && message.contains(problem), "{name}: {message}");
-        assert_eq!(numbers(&good.unwrap()), reference, "{name}");
+        assert_same(&good.unwrap(), &reference);
     }
 }
 
@@ -45,7 +45,7 @@ async fn bad_images_are_refused_while_a_good_one_is_scored() {
 async fn bad_videos_are_refused_while_a_good_one_is_scored() {
     let house = House::start(&["--max-video-seconds=20", "--max-video-frames=100", "--max-video-pixels=100000"]).await;
     let good_clip = clip(3);
-    let reference = numbers(&house.video(PROMPT, good_clip.clone()).await.unwrap());
+    let reference = house.video(PROMPT, good_clip.clone()).await.unwrap();
     let mut corrupt = clip(30);
     // The index stands, no frame does. One damaged frame among good ones costs that frame only.
     let start = |kind: &[u8]| corrupt.windows(4).position(|window| window == kind).unwrap();
@@ -81,7 +81,7 @@ async fn bad_videos_are_refused_while_a_good_one_is_scored() {
         assert_eq!(field, "video", "{name}: {message}");
         assert!(message.starts_with("video: ") && message.contains(problem), "{name}: {message}");
         assert!(!message.contains("root:"), "{name}: {message}");
-        assert_eq!(numbers(&good.unwrap()), reference, "{name}");
+        assert_same(&good.unwrap(), &reference);
     }
 }
 
@@ -138,6 +138,10 @@ async fn messages_that_no_client_of_ours_would_send_are_refused() {
     assert!(message.starts_with("message: has 1000") && message.ends_with("the limit is 100000"), "{message}");
     let (_, message) = blamed(&house.image(PROMPT, vec![0x89; 90_001]).await.unwrap_err());
     assert_eq!(message, "image: has 90001 bytes, the limit is 90000");
+
+    let request = pcqa::proto::ScoreImageRequest { prompt: PROMPT.to_owned(), image: png(1).into(), priority: 7 };
+    let status = house.client().score_image(request).await.unwrap_err();
+    assert_eq!(blamed(&status), ("priority".to_owned(), "priority: is 7, which is no Priority".to_owned()));
 
     let mut request = Request::new(pcqa::proto::GetModelRequest {});
     request.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());

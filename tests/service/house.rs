@@ -79,6 +79,19 @@ impl House {
         ScoringServiceClient::new(self.channel.clone()).max_encoding_message_size(usize::MAX)
     }
 
+    /// A client on a connection of its own.
+    pub fn another_client(&self) -> ScoringServiceClient<Channel> {
+        let channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy();
+        ScoringServiceClient::new(channel).max_encoding_message_size(usize::MAX)
+    }
+
+    /// Memory that the server's process has in use, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     pub async fn image(&self, prompt: &str, image: Vec<u8>) -> Result<Score, Status> {
         let request = ScoreImageRequest { prompt: prompt.to_owned(), image: image.into(), ..Default::default() };
         self.client().score_image(request).await.map(|answer| answer.into_inner().score.unwrap())
@@ -141,7 +154,25 @@ pub fn blamed(status: &Status) -> (String, String) {
     (violations[0].field.clone(), status.message().to_owned())
 }
 
-/// The parts of a score that depend on nothing but prompt and media.
-pub fn numbers(score: &Score) -> Score {
-    Score { timings: None, ..score.clone() }
+/// Panics unless both scores say the same: their numbers may differ as much as an item's neighbours in a batch may make
+/// of it, a ten-thousandth in z.
+pub fn assert_same(one: &Score, other: &Score) {
+    let same = |a: f64, b: f64, unit: f64| (a - b).abs() <= 1e-4 * unit;
+    let experts = one.experts.iter().zip(&other.experts);
+    let all_same = one.experts.len() == other.experts.len()
+        && experts.into_iter().all(|(a, b)| a.expert == b.expert && same(a.z, b.z, 1.0))
+        && same(one.z, other.z, 1.0)
+        && same(one.disagreement, other.disagreement, 1.0)
+        // No scale in use has a standard deviation above 20.
+        && same(one.mos, other.mos, 20.0)
+        && one.prompt_truncated == other.prompt_truncated
+        && one.frames_used == other.frames_used
+        && one.model_version == other.model_version;
+    assert!(all_same, "{one:?}\n{other:?}");
+}
+
+/// Whether `status` refuses for want of room and says when there will be some.
+pub fn comes_back_later(status: &Status) -> bool {
+    let retry = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
+    status.code() == Code::ResourceExhausted && retry.is_some_and(|delay| delay > Duration::ZERO)
 }

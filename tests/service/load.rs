@@ -6,10 +6,9 @@ use futures_util::future::join_all;
 use image::{DynamicImage, ImageFormat};
 use pcqa::proto::ScoreStreamRequest;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status};
-use tonic_types::StatusExt;
+use tonic::{Code, Request};
 
-use crate::house::{House, PATIENCE};
+use crate::house::{House, PATIENCE, comes_back_later};
 use crate::media::{encoded, png};
 
 const PROMPT: &str = "a lighthouse";
@@ -21,7 +20,7 @@ async fn a_deadline_that_passes_while_decoding_is_deadline_exceeded() {
     let large = encoded(&DynamicImage::new_rgb8(4000, 3000), ImageFormat::Png);
     let status = house.image(PROMPT, large).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    assert!(status.message().contains("0.001 s"), "{status:?}");
+    assert!(status.message().contains("deadline"), "{status:?}");
 }
 
 #[tokio::test]
@@ -59,7 +58,7 @@ async fn calls_over_the_limit_are_told_when_to_come_back_and_cancelled_ones_free
 
 #[tokio::test]
 async fn a_full_queue_sheds_load_politely_and_recovers() {
-    let house = House::start(&["--max-queue-frames=16", "--max-rank-images=16", "--tta"]).await;
+    let house = House::start(&["--max-queue-frames=32", "--max-rank-images=16", "--tta"]).await;
     let images: Vec<_> = (0..16).map(png).collect();
     let calls = join_all((0..12).map(|_| house.rank(PROMPT, images.clone()))).await;
     let refused: Vec<_> = calls.iter().filter_map(|call| call.as_ref().err()).collect();
@@ -69,7 +68,7 @@ async fn a_full_queue_sheds_load_politely_and_recovers() {
 
 #[tokio::test]
 async fn callers_that_give_up_leave_a_service_that_works() {
-    let mut house = House::start(&["--max-queue-frames=16", "--max-rank-images=16"]).await;
+    let mut house = House::start(&["--max-queue-frames=32", "--max-rank-images=16"]).await;
     for patience in 0..20 {
         let given_up = tokio::time::timeout(
             Duration::from_millis(patience * 5),
@@ -84,9 +83,4 @@ async fn callers_that_give_up_leave_a_service_that_works() {
     });
     scored.await.expect("the cancelled items kept their places");
     assert!(house.running());
-}
-
-fn comes_back_later(status: &Status) -> bool {
-    let retry = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
-    status.code() == Code::ResourceExhausted && retry.is_some_and(|delay| delay > Duration::ZERO)
 }

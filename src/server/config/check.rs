@@ -1,7 +1,5 @@
 //! Options that must fit each other.
 
-use tokio::sync::Semaphore;
-
 use super::{Config, ConfigError};
 
 /// Most threads or processes of one kind.
@@ -19,14 +17,17 @@ impl Config {
         at_most("max_image_bytes", limits.max_image_bytes, "max_message_bytes", limits.max_message_bytes)?;
         at_most("max_video_bytes", limits.max_video_bytes, "max_message_bytes", limits.max_message_bytes)?;
         at_most("max_message_bytes", limits.max_message_bytes.get(), "what gRPC allows", u32::MAX.into())?;
-        at_most("max_rank_images", limits.max_rank_images.into(), "max_queue_frames", time.max_queue_frames)?;
+        // What one connection can have when it asks piece by piece.
+        let frames = time.max_queue_frames.get() / 2;
+        at_most("max_rank_images", limits.max_rank_images.get().into(), "half of max_queue_frames", frames)?;
+        let bytes = time.max_in_flight_bytes.get() / 2;
+        at_most("max_message_bytes", limits.max_message_bytes.get(), "half of max_in_flight_bytes", bytes)?;
         let memory = self.decoding.decoder_memory_bytes.get();
         if memory < MIN_DECODER_MEMORY {
             return Err(ConfigError(format!(
                 "decoder_memory_bytes: is {memory}, must be at least {MIN_DECODER_MEMORY}"
             )));
         }
-        at_most("max_calls", time.max_calls.get(), "what can be counted", Semaphore::MAX_PERMITS)?;
         for (key, count) in [
             ("decoder_workers", self.decoding.decoder_workers),
             ("decode_threads", self.decoding.decode_threads),

@@ -48,8 +48,9 @@ pub struct ModelOptions {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<PathBuf>,
-    /// Where to score: `auto` or `cpu`. This version scores on the CPU and refuses `cuda:N`, the N-th GPU
-    #[arg(long, default_value = "auto")]
+    /// Where to score: `auto`, or one or more devices with commas between them, each with a worker of its own: `cpu`,
+    /// or `cuda:N` for the N-th GPU, which this version refuses. `auto` is `cpu`
+    #[arg(long, value_name = "DEVICE[,DEVICE...]", default_value = "auto")]
     pub device: DeviceChoice,
     /// Number format of the networks: `auto` is f32
     #[arg(long, value_enum, default_value = "auto")]
@@ -59,9 +60,13 @@ pub struct ModelOptions {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           action = clap::ArgAction::Set)]
     pub tta: bool,
-    /// CPU threads of one operation of the networks. Default: one per core
+    /// CPU threads of one operation of the networks, on every device. Default: one per core
     #[arg(long, value_name = "COUNT", default_value_t = cores())]
     pub threads: NonZeroUsize,
+    /// Most memory for the embeddings of prompts that have been scored, in bytes on every device; a prompt that comes
+    /// again costs nothing. 0 keeps none
+    #[arg(long, value_name = "BYTES", default_value = "67108864")]
+    pub text_cache_bytes: u64,
 }
 
 /// Who decodes.
@@ -115,20 +120,34 @@ pub struct LimitOptions {
     pub max_rank_images: NonZeroU32,
 }
 
-/// How much at once, and how long.
+/// How much at once, and how long. What several callers want, each connection gets at most as much of as it leaves free:
+/// one alone half of it, so that the next always finds some.
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct TimeOptions {
-    /// Calls in progress, over all connections; more are refused with RESOURCE_EXHAUSTED. Bounds memory: each call may
-    /// hold one message of `max_message_bytes`, and all ScoreStream calls together as many items in progress
-    #[arg(long, value_name = "COUNT", default_value = "128")]
-    pub max_calls: NonZeroUsize,
-    /// Items of one ScoreStream call in progress; the call is not read further until one is answered. Over all
-    /// ScoreStream calls there are at most `max_calls` items in progress
+    /// Calls in progress, over all connections; more are refused with RESOURCE_EXHAUSTED. One connection has at most as
+    /// many as it leaves free
+    #[arg(long, value_name = "COUNT", default_value = "1024")]
+    pub max_calls: NonZeroU64,
+    /// Bytes of requests that are being received or wait to be decoded, over all connections; more are refused with
+    /// RESOURCE_EXHAUSTED. Bounds memory. One connection has at most as many as it leaves free; at least twice
+    /// --max-message-bytes
+    #[arg(long, value_name = "BYTES", default_value = "1073741824")]
+    pub max_in_flight_bytes: NonZeroU64,
+    /// Items of one ScoreStream call in progress; the call is not read further until one is answered
     #[arg(long, value_name = "COUNT", default_value = "16")]
     pub max_stream_in_flight: NonZeroUsize,
-    /// Frames that may wait for the device (an image is 1, a video up to 16); more are refused with RESOURCE_EXHAUSTED
-    #[arg(long, value_name = "COUNT", default_value = "512")]
+    /// Frames that are being decoded or wait for a device (an image is 1, a video up to 16), over all connections; more
+    /// are refused with RESOURCE_EXHAUSTED before anything is decoded. One connection has at most as many as it leaves
+    /// free; at least twice --max-rank-images
+    #[arg(long, value_name = "COUNT", default_value = "1024")]
     pub max_queue_frames: NonZeroU64,
+    /// Most frames that a device takes at once; at least those of the bundle's longest video
+    #[arg(long, value_name = "COUNT", default_value = "64")]
+    pub max_batch_frames: NonZeroU32,
+    /// Longest that a free device waits for a batch to fill, in seconds. It waits only while items are being decoded
+    /// that could join. 0 never waits
+    #[arg(long, value_name = "SECONDS", default_value = "0.005", value_parser = seconds_or_none)]
+    pub max_queue_delay_seconds: Seconds,
     /// Time for a call whose caller set no deadline, in seconds; for each item of a ScoreStream call
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub default_timeout_seconds: Seconds,
@@ -184,10 +203,17 @@ impl fmt::Display for Seconds {
 }
 
 /// Where to score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// What suits the server; the CPU in this version.
     Auto,
+    /// These devices, never none; the same one may stand several times.
+    These(Vec<DeviceName>),
+}
+
+/// One device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
     /// The CPU.
     Cpu,
     /// The N-th GPU. Refused when loading in this version.
@@ -200,12 +226,22 @@ impl FromStr for DeviceChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            list => list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::These),
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
             "cpu" => Ok(Self::Cpu),
             _ => text
                 .strip_prefix("cuda:")
                 .and_then(|index| index.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| "expected auto, cpu or cuda:N".to_owned()),
+                .ok_or_else(|| "expected auto, or cpu or cuda:N or several of them with commas between".to_owned()),
         }
     }
 }
@@ -214,6 +250,17 @@ impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
+            Self::These(devices) => {
+                let names: Vec<String> = devices.iter().map(DeviceName::to_string).collect();
+                f.write_str(&names.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
@@ -246,6 +293,14 @@ pub enum LogFormat {
     Pretty,
     /// One JSON object per line.
     Json,
+}
+
+/// As [`Seconds`], with 0.
+fn seconds_or_none(text: &str) -> Result<Seconds, String> {
+    match text.parse() {
+        Ok(0.0) => Ok(Seconds(0.0)),
+        _ => text.parse().map_err(|_| format!("expected a number of seconds, 0 to {}", Seconds::MAX)),
+    }
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
