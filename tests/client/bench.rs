@@ -253,6 +253,20 @@ fn a_sweep_finds_the_saturation_and_draws_itself() {
 }
 
 #[test]
+fn a_sweep_without_a_score_has_no_rows() {
+    let (server, files) = (Server::start(), Files::new());
+    let plot = files.path().join("sweep.svg");
+    let arguments = ["--sweep", "--prompt", "busy", "--duration", "0.2", "--plot", plot.to_str().unwrap(), "--json"];
+    let ran = bench(&server, &arguments);
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.stderr, "error: no request was answered with a score in the measured time\n");
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    check_consistent(&found["saturation"]);
+    assert_eq!((&found["saturation"]["goodput_per_s"], &found["sweep"]), (&0.0.into(), &Value::Array(Vec::new())));
+    roxmltree::Document::parse(&std::fs::read_to_string(plot).unwrap()).unwrap();
+}
+
+#[test]
 fn a_sweep_is_a_row_per_load() {
     let server = Server::start();
     let arguments = ["--sweep", "--loads", "1", "--prompt", "every other busy", "--concurrency", "2"];

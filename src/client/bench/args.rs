@@ -117,7 +117,8 @@ pub struct BenchArgs {
     /// Seconds before them that are not counted
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_warm_up, allow_negative_numbers = true)]
     pub warm_up: Duration,
-    /// HTTP/2 connections that the requests take turns on
+    /// HTTP/2 connections that the requests take turns on; on each, the server limits the requests at once (often to
+    /// 200), and others wait here
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub connections: u16,
     /// Seconds that one request may take

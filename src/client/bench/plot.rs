@@ -70,8 +70,9 @@ fn draw<'a>(page: &'a mut String, context: &Context<'_>, sweep: &Sweep) -> Resul
     let goodput = Series::new("goodput", BLUE, sweep, |summary| summary.goodput_per_s);
     let offered = Series::new("all that is offered", GREY, sweep, |summary| summary.offered_per_s);
     let most = |points: &[(f64, f64)]| points.iter().map(|point| point.0.max(point.1)).fold(saturation, f64::max);
-    let x = 0.0..1.05 * most(&offered.points).max(1e-9);
-    let y = 0.0..1.25 * most(&goodput.points.iter().map(|point| (0.0, point.1)).collect::<Vec<_>>()).max(1e-9);
+    let x = 0.0..1.05 * positive(most(&offered.points));
+    let highest = goodput.points.iter().map(|point| point.1).fold(saturation, f64::max);
+    let y = 0.0..1.25 * positive(highest);
     let panel = Panel { x: x.clone(), saturation, top: y.end, bottom: 0.0, y_label: "goodput, scores/s" };
     panel.draw(&above, y, &[goodput], Some(&offered))?;
 
@@ -102,6 +103,11 @@ fn title<'a>(area: &Area<'a>, context: &Context<'_>) -> Result<(), Fault<'a>> {
         area.draw(&Text::new(text, (20, top), (FONT, size)))?;
     }
     Ok(())
+}
+
+/// An axis must have some length, even when nothing was scored.
+fn positive(end: f64) -> f64 {
+    if end > 0.0 { end } else { 1.0 }
 }
 
 /// Whole powers of ten around the values.
