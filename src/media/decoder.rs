@@ -1,13 +1,14 @@
 //! The pool of sandboxed `pcqa-decoder` processes and the protocol spoken with them.
 //!
-//! Guarantees: at most `workers` videos are decoded at once; every call ends by its deadline, and within 20 ms when it is
+//! Guarantees: at most `workers` videos are decoded at once; every call ends by its deadline, and some 20 ms after it is
 //! cancelled; a worker that crashes, hangs or is killed costs the request that it held and is replaced when next needed;
 //! workers die with this process.
 //!
 //! A video that takes its worker over can, until the worker is replaced (after a refusal as corrupt, a crash, a passed
-//! deadline, a word out of turn, or half an hour of work), return wrong frames for the videos that the same worker gets
-//! next, or words from an earlier one as the reason of a refusal, a few hundred characters at a time. It reaches no file,
-//! no network and no other process. Who cannot accept that among its callers gives each of them a server.
+//! deadline, a cancel, a word out of turn, or half an hour of work), return wrong frames for the videos that the same
+//! worker gets next, or words from an earlier one as the reason of a refusal, a few hundred characters at a time. It
+//! reaches no file, no network and no other process. Who cannot accept that among its callers gives each of them a
+//! server.
 
 mod pool;
 mod process;
