@@ -66,7 +66,8 @@ fn score_one<S: Scorer>(device: &S, track: Track, prompt: &TokenIds, frames: &Fr
     let embedding = device.encode_prompts(&[prompt])?;
     let text = begin.elapsed();
     let (scores, timings) = device.score(track, &[frames], &embedding)?;
-    let score = scores.into_iter().next().ok_or_else(|| ModelError::Input("the batch came back empty".to_owned()))??;
+    let score =
+        scores.into_iter().next().ok_or_else(|| ModelError::Input("the batch came back empty".to_owned()))??;
     Ok(Scored { score, queue: Default::default(), text, vision: timings.vision, head: timings.head })
 }
 

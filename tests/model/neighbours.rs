@@ -28,6 +28,8 @@ struct House {
 impl House {
     /// Media of `lengths` frames each; every third differs from the one before it in its last pixel only.
     fn new(track: Track, dtype: Dtype, lengths: &[u32]) -> Self {
+        // On a busy machine, threads that share such small networks mostly wait for each other.
+        tch::set_num_threads(1);
         let options = LoadOptions { device: Device::Cpu, dtype, tta: false };
         let network = Ensemble::load(&Bundle::demo().unwrap(), options).unwrap();
         let mut media: Vec<Frames> = Vec::new();
@@ -77,10 +79,8 @@ impl House {
 
 /// Up to 75 words: empty, short and as long as the context allows.
 fn prompt() -> impl Strategy<Value = TokenIds> {
-    prop::collection::vec(0..START, 0..=75).prop_map(|words| TokenIds {
-        ids: [START].into_iter().chain(words).chain([END]).collect(),
-        truncated: false,
-    })
+    prop::collection::vec(0..START, 0..=75)
+        .prop_map(|words| TokenIds { ids: [START].into_iter().chain(words).chain([END]).collect(), truncated: false })
 }
 
 /// Tiles of random colours, so that pictures differ in more than their noise.

@@ -30,7 +30,10 @@ impl EnsembleScore {
     /// Eq. 4. Refused when an expert's z or the mos is infinite or not a number.
     pub(super) fn new(experts: Vec<ExpertScore>, scale: &MosScale) -> Result<Self, ModelError> {
         if let Some(ExpertScore { name, raw, z }) = experts.iter().find(|expert| !expert.z.is_finite()) {
-            return Err(ModelError::NotFinite { what: format!("z of expert {name}, whose raw score is {raw},"), value: *z });
+            return Err(ModelError::NotFinite {
+                what: format!("z of expert {name}, whose raw score is {raw},"),
+                value: *z,
+            });
         }
         let count = experts.len() as f64;
         let z = experts.iter().map(|expert| expert.z).sum::<f64>() / count;
