@@ -64,13 +64,13 @@ impl Head {
             None if counts.iter().all(|&count| count == 1) => features.shallow_clone(),
             None => return Err(ModelError::Input("an image expert takes one frame an item".to_owned())),
         };
-        let prompt_latent = activate(&self.prompt_adapter.forward(text)?, self.adapter_activation)?;
-        let vision_latent = activate(&self.vision_adapter.forward(&vision_pooled)?, self.adapter_activation)?;
+        let prompt_latent = activate(self.prompt_adapter.forward(text)?, self.adapter_activation)?;
+        let vision_latent = activate(self.vision_adapter.forward(&vision_pooled)?, self.adapter_activation)?;
         let merged = match self.mixer {
             Mixer::Dot => vision_latent.f_mul(&prompt_latent)?,
             Mixer::Concat => Tensor::f_cat(&[&vision_latent, &prompt_latent], -1)?,
         };
-        let hidden = activate(&self.fc1.forward(&merged)?, self.head_activation)?;
+        let hidden = activate(self.fc1.forward(&merged)?, self.head_activation)?;
         let raw = self.fc2.forward(&hidden)?.f_squeeze_dim(-1)?;
         Ok(HeadTrace { vision_pooled, prompt_latent, vision_latent, merged, raw })
     }
@@ -96,7 +96,7 @@ impl Temporal {
         let batch = Padded::new(features, counts)?;
         let mut x = batch.frames;
         for conv in [&self.conv1, &self.conv2] {
-            x = activate(&conv.forward(&x)?, self.activation)?.f_mul(&batch.mask)?;
+            x = activate(conv.forward(&x)?, self.activation)?.f_mul_(&batch.mask)?;
         }
         x.f_sum_dim_intlist([-1].as_slice(), false, None)?.f_div(&batch.counts)
     }

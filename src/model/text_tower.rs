@@ -183,9 +183,9 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor) -> Forward {
-        let x = x.f_add(&self.attend(&self.ln_1.forward(x)?)?)?;
-        let hidden = activate(&self.c_fc.forward(&self.ln_2.forward(&x)?)?, self.activation)?;
-        x.f_add(&self.c_proj.forward(&hidden)?)
+        let x = self.attend(&self.ln_1.forward(x)?)?.f_add_(x)?;
+        let hidden = activate(self.c_fc.forward(&self.ln_2.forward(&x)?)?, self.activation)?;
+        self.c_proj.forward(&hidden)?.f_add_(&x)
     }
 
     fn attend(&self, x: &Tensor) -> Forward {

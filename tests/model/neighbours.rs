@@ -28,6 +28,8 @@ struct House {
 impl House {
     /// Media of `lengths` frames each; every third differs from the one before it in its last pixel only.
     fn new(track: Track, dtype: Dtype, lengths: &[u32]) -> Self {
+        // On a busy machine, threads that share such small networks mostly wait for each other.
+        tch::set_num_threads(1);
         let options = LoadOptions { device: Device::Cpu, dtype, tta: false };
         let network = Ensemble::load(&Bundle::demo().unwrap(), options).unwrap();
         let mut media: Vec<Frames> = Vec::new();

@@ -6,8 +6,10 @@
 
 use tch::Tensor;
 
-use crate::model::ops::{Conv2d, Forward, LayerNorm, Linear, mean_f32, rows, to_channels_first, to_channels_last};
-use crate::model::{ModelError, Weights};
+use crate::model::ops::{
+    Conv2d, Forward, LayerNorm, Linear, activate, mean_f32, rows, to_channels_first, to_channels_last,
+};
+use crate::model::{Activation, ModelError, Weights};
 
 const EPS: f64 = 1e-6;
 const STAGES: usize = 4;
@@ -114,7 +116,7 @@ impl Block {
 
     fn forward(&self, x: &Tensor) -> Forward {
         let y = to_channels_last(&self.conv_dw.forward(&to_channels_first(x)?)?)?;
-        let y = self.fc1.forward(&self.norm.forward(&y)?)?.f_gelu("none")?;
-        x.f_add(&self.fc2.forward(&y)?)
+        let y = activate(self.fc1.forward(&self.norm.forward(&y)?)?, Activation::Gelu)?;
+        self.fc2.forward(&y)?.f_add_(x)
     }
 }

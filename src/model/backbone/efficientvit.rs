@@ -66,8 +66,8 @@ impl EfficientVit {
         for layer in &self.layers {
             x = match layer {
                 Layer::Plain(local) => local.forward(&x)?,
-                Layer::Residual(local) => x.f_add(&local.forward(&x)?)?,
-                Layer::Attention(attention) => x.f_add(&attention.forward(&x)?)?,
+                Layer::Residual(local) => local.forward(&x)?.f_add_(&x)?,
+                Layer::Attention(attention) => attention.forward(&x)?.f_add_(&x)?,
             };
         }
         mean_f32(&x, &[2, 3])
@@ -154,8 +154,8 @@ impl ConvNormAct {
     }
 
     fn forward(&self, x: &Tensor) -> Forward {
-        let x = self.conv.forward(x)?;
-        if self.activated { x.f_gelu("tanh") } else { Ok(x) }
+        let mut x = self.conv.forward(x)?;
+        if self.activated { x.f_gelu_("tanh") } else { Ok(x) }
     }
 }
 

@@ -64,7 +64,7 @@ impl Eva02 {
         let patches = self.patch_embed.forward(x)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
         let (batch, tokens, _) = patches.size3()?;
         let cls = self.cls_token.f_expand([batch, 1, self.channels], false)?;
-        let mut x = Tensor::f_cat(&[cls, patches], 1)?.f_add(&self.pos_embed)?;
+        let mut x = Tensor::f_cat(&[cls, patches], 1)?.f_add_(&self.pos_embed)?;
         for block in &self.blocks {
             x = block.forward(&x, &self.rotary)?;
         }
@@ -128,10 +128,12 @@ impl Rotary {
         let position = |index: i64| index as f32 / grid as f32 * reference as f32;
         let (mut cos, mut sin) = (vec![1.0; head_width as usize], vec![0.0; head_width as usize]);
         for (row, column) in (0..grid).flat_map(|row| (0..grid).map(move |column| (row, column))) {
-            for axis in [position(row), position(column)] {
-                for angle in (0..bands).map(|index| axis * band(index)) {
-                    cos.extend([angle.cos(); 2]);
-                    sin.extend([-angle.sin(), angle.sin()]);
+            for sign in [-1.0, 1.0] {
+                for axis in [position(row), position(column)] {
+                    for angle in (0..bands).map(|index| axis * band(index)) {
+                        cos.push(angle.cos());
+                        sin.push(sign * angle.sin());
+                    }
                 }
             }
         }
@@ -141,14 +143,21 @@ impl Rotary {
         Ok(Self { cos: table(&cos)?, sin: table(&sin)? })
     }
 
-    /// Rotates `[B, 1 + HW, 2, heads, d]`: (x0, x1) becomes (x0 cos - x1 sin, x1 cos + x0 sin).
+    /// Rotates `[B, 1 + HW, 2, heads, d]`, whose heads are laid out by [`halves_first`]: each pair (a, b) becomes
+    /// (a cos - b sin, b cos + a sin).
     fn forward(&self, x: &Tensor) -> Forward {
         let wide = x.f_to_kind(Kind::Float)?;
-        let (batch, tokens, parts, heads, head_width) = x.size5()?;
-        let pairs = wide.f_reshape([batch, tokens, parts, heads, head_width / 2, 2])?;
-        let swapped = pairs.f_flip([-1])?.f_reshape(x.size())?;
-        wide.f_mul(&self.cos)?.f_addcmul(&swapped, &self.sin)?.f_to_kind(x.kind())
+        let pairs = x.size5()?.4 / 2;
+        let half = |index: i64| wide.f_narrow(-1, index * pairs, pairs);
+        let swapped = Tensor::f_cat(&[half(1)?, half(0)?], -1)?;
+        wide.f_mul(&self.cos)?.f_addcmul_(&swapped, &self.sin)?.f_to_kind(x.kind())
     }
+}
+
+/// The rows of a query or key projection, with the first of every pair that is rotated together before all the second
+/// ones of its head: halves can be rotated without picking pairs apart. Products of queries with keys stay the same.
+fn halves_first(rows: &Tensor, heads: i64) -> Forward {
+    rows.f_unflatten(0, [heads, -1, 2])?.f_transpose(1, 2)?.f_flatten(0, 2)
 }
 
 /// The keys in which timm and BAAI differ.
@@ -207,7 +216,8 @@ impl Block {
         let q_bias = weights.take(&at(names.q_bias), &[width])?;
         let v_bias = weights.take(&at(names.v_bias), &[width])?;
         let k_bias = q_bias.f_zeros_like()?;
-        let qkv = Linear::stacked(weights, &[(q, q_bias), (k, k_bias), (v, v_bias)])?;
+        let (q, q_bias) = (halves_first(&q, heads)?, halves_first(&q_bias, heads)?);
+        let qkv = Linear::stacked(weights, &[(q, q_bias), (halves_first(&k, heads)?, k_bias), (v, v_bias)])?;
         let proj = Linear::load(weights, &at("attn.proj"), width, width)?;
         let norm2 = LayerNorm::load(weights, &at("norm2"), width, EPS)?;
         let gate = weights.take(&at(&format!("{}.weight", names.gate)), &[-1, width])?;
@@ -222,13 +232,13 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rotary: &Rotary) -> Forward {
-        let x = x.f_add(&self.attend(&self.norm1.forward(x)?, rotary)?)?;
+        let x = self.attend(&self.norm1.forward(x)?, rotary)?.f_add_(x)?;
         let hidden = self.gate_up.forward(&self.norm2.forward(&x)?)?.f_chunk(2, -1)?;
         let [gate, up] = hidden.as_slice() else {
             return Err(TchError::Shape("SwiGLU needs two halves".to_owned()));
         };
-        let hidden = gate.f_silu()?.f_mul(up)?;
-        x.f_add(&self.fc2.forward(&self.mlp_norm.forward(&hidden)?)?)
+        let hidden = gate.f_silu()?.f_mul_(up)?;
+        self.fc2.forward(&self.mlp_norm.forward(&hidden)?)?.f_add_(&x)
     }
 
     fn attend(&self, x: &Tensor, rotary: &Rotary) -> Forward {
