@@ -20,6 +20,13 @@ demo: ## build, serve the compiled-in bundle on loopback, score photographs and 
 	$(CARGO) build --release --locked --bins
 	deploy/demo/demo.sh target/release
 
+.PHONY: bench
+bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BENCH="--help" says what can be chosen)
+	$(SETUP) build
+	$(CARGO) build --release --locked --bins
+	$(CARGO) bench --locked --no-run --bench ceiling --bench media
+	python3 benches/bench.py $(BENCH)
+
 .PHONY: test
 test: ## run every test: unit, integration, a foreign gRPC client, the demo
 	$(SETUP) build test demo

@@ -2,6 +2,7 @@
 //!
 //! The rooms, from the bottom up; each knows only those below it:
 //!
+//! - [`metrics`]: the names of all metrics.
 //! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
 //! - [`model`]: the paper's networks and the bundle that holds their weights.
 //! - [`engine`]: queue and device workers.
@@ -13,6 +14,7 @@
 
 pub mod engine;
 pub mod media;
+pub mod metrics;
 pub mod model;
 pub mod proto;
 pub mod server;

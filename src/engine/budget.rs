@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// Who asks. What one caller has waiting is counted together; the room above says what a caller is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub u64);
 
 /// An amount (frames, calls, bytes) of which each caller may hold as much as it leaves free.

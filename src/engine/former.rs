@@ -56,14 +56,36 @@ pub(super) enum Step<T> {
     Wait,
 }
 
+/// Why a batch did not wait for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    Full,
+    /// Its first item has waited long enough.
+    Delay,
+    /// Nothing could join.
+    Alone,
+}
+
 /// Items of one track, most urgent first.
 #[derive(Debug, PartialEq)]
 pub(super) struct Batch<T> {
     pub track: Track,
+    pub reason: Reason,
     /// Frames of all items.
     pub frames: u32,
     /// Since when each item has waited, and the item.
     pub items: Vec<(Instant, T)>,
+}
+
+impl Reason {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delay => "delay",
+            Self::Alone => "alone",
+        }
+    }
 }
 
 impl<T> Former<T> {
@@ -91,7 +113,7 @@ impl<T> Former<T> {
         }
         let frames = u64::from(order.frames);
         self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track))?;
-        Ok(self.line.insert(order.priority, order.deadline, frames, false, Slot { order, ready: None }))
+        Ok(self.line.insert(order.caller, order.priority, order.deadline, frames, false, Slot { order, ready: None }))
     }
 
     /// Lets the item at `key` go, which has `frames`, at most as many as it reserved. Gives it back where it has lost its
@@ -132,10 +154,13 @@ impl<T> Former<T> {
         let Some((track, full, since)) = self.lead() else { return Step::Wait };
         let due = since + self.limits.max_queue_delay;
         let may_grow = self.line.iter().any(|(slot, _, ready)| !ready && slot.order.track == track);
-        if full || due <= now || !may_grow {
-            return Step::Run(self.form(track));
-        }
-        Step::WaitUntil(due)
+        let reason = match () {
+            () if full => Reason::Full,
+            () if !may_grow => Reason::Alone,
+            () if due <= now => Reason::Delay,
+            () => return Step::WaitUntil(due),
+        };
+        Step::Run(self.form(track, reason))
     }
 
     /// Learns from `frames` of `track` scored in `elapsed`.
@@ -144,6 +169,11 @@ impl<T> Former<T> {
         let known = &mut self.seconds_per_frame[index(track)];
         // A moving average over about the last five batches.
         *known = Some(known.map_or(measured, |known| 0.8 * known + 0.2 * measured));
+    }
+
+    /// Frames that have a place.
+    pub fn frames(&self) -> u64 {
+        self.budget.used()
     }
 
     /// Whether nobody has a place.
@@ -168,8 +198,8 @@ impl<T> Former<T> {
     }
 
     /// Takes items of `track` in their order until the next one does not fit.
-    fn form(&mut self, track: Track) -> Batch<T> {
-        let mut batch = Batch { track, frames: 0, items: Vec::new() };
+    fn form(&mut self, track: Track, reason: Reason) -> Batch<T> {
+        let mut batch = Batch { track, reason, frames: 0, items: Vec::new() };
         while let Some((key, _)) = self.line.next(|slot| slot.order.track == track)
             && let Some(slot) = self.line.get(&key)
             && batch.frames + slot.order.frames <= self.limits.max_batch_frames
@@ -189,8 +219,8 @@ impl<T> Former<T> {
 
     /// How long the devices need for what would go before `order`; 0 as long as nothing has been measured.
     fn wait_for(&self, order: &Order) -> Duration {
-        let ahead = self.line.ahead(order.priority, order.deadline);
-        let seconds: f64 = ahead.map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
+        let ahead = self.line.ahead(order.caller, order.priority, order.deadline);
+        let seconds: f64 = ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 

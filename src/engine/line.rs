@@ -1,8 +1,11 @@
-//! Work that waits, in the order in which it goes: what somebody waits for before what can wait, and within a priority
-//! the earliest deadline, then the earliest turn. Pure: no threads, no clock.
+//! Work that waits, in the order in which it goes: what somebody waits for before what can wait; within a priority the
+//! callers take turns by what their work costs, so that a flood delays mostly itself; within a caller, and between callers
+//! that have had as much, the earliest deadline first. Pure: no threads, no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
+
+use super::Caller;
 
 /// What goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,16 +25,32 @@ pub struct Key {
     priority: Priority,
     deadline: Instant,
     turn: u64,
+    caller: Caller,
 }
 
 /// Waiting work of both priorities.
 #[derive(Debug)]
 pub struct Line<T> {
-    interactive: BTreeMap<Key, Entry<T>>,
-    bulk: BTreeMap<Key, Entry<T>>,
+    interactive: Lane<T>,
+    bulk: Lane<T>,
     turns: u64,
     /// Cost of the interactive work that has gone ahead of bulk work which was ready.
     owed_to_bulk: u64,
+}
+
+/// Work of one priority, by start-time fair queueing (Goyal, Vin and Cheng, 1996): every caller that has work here has
+/// an account of what it has had, and the one that has had least is next. Who comes anew starts at what the last one
+/// served had had.
+#[derive(Debug)]
+struct Lane<T> {
+    callers: HashMap<Caller, Account<T>>,
+    served: u64,
+}
+
+#[derive(Debug)]
+struct Account<T> {
+    work: BTreeMap<Key, Entry<T>>,
+    served: u64,
 }
 
 #[derive(Debug)]
@@ -44,23 +63,32 @@ struct Entry<T> {
 
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self { interactive: BTreeMap::new(), bulk: BTreeMap::new(), turns: 0, owed_to_bulk: 0 }
+        Self { interactive: Lane::default(), bulk: Lane::default(), turns: 0, owed_to_bulk: 0 }
     }
 }
 
 impl<T> Line<T> {
     /// Adds work that costs `cost` (frames, or 1 for each piece), at least 1. What is not `ready` keeps its turn until
     /// [`make_ready`](Self::make_ready).
-    pub fn insert(&mut self, priority: Priority, deadline: Instant, cost: u64, ready: bool, work: T) -> Key {
-        let key = Key { priority, deadline, turn: self.turns };
+    pub fn insert(
+        &mut self,
+        caller: Caller,
+        priority: Priority,
+        deadline: Instant,
+        cost: u64,
+        ready: bool,
+        work: T,
+    ) -> Key {
+        let key = Key { priority, deadline, turn: self.turns, caller };
         self.turns += 1;
-        self.of_mut(priority).insert(key, Entry { work, cost, ready });
+        self.lane_mut(priority).insert(key, Entry { work, cost, ready });
         key
     }
 
     /// Lets the work at `key` go, at a cost that is known better now. False where it is not in line any more.
     pub fn make_ready(&mut self, key: &Key, cost: u64, update: impl FnOnce(&mut T)) -> bool {
-        let Some(entry) = self.of_mut(key.priority).get_mut(key) else { return false };
+        let account = self.lane_mut(key.priority).callers.get_mut(&key.caller);
+        let Some(entry) = account.and_then(|account| account.work.get_mut(key)) else { return false };
         entry.ready = true;
         entry.cost = cost;
         update(&mut entry.work);
@@ -69,15 +97,13 @@ impl<T> Line<T> {
 
     /// The work at `key`.
     pub fn get(&self, key: &Key) -> Option<&T> {
-        self.of(key.priority).get(key).map(|entry| &entry.work)
+        let account = self.lane(key.priority).callers.get(&key.caller)?;
+        account.work.get(key).map(|entry| &entry.work)
     }
 
     /// What goes next among the ready work that is `wanted`, and its cost.
     pub fn next(&self, wanted: impl Fn(&T) -> bool) -> Option<(Key, u64)> {
-        let first = |line: &BTreeMap<Key, Entry<T>>| {
-            line.iter().find(|(_, entry)| entry.ready && wanted(&entry.work)).map(|(key, entry)| (*key, entry.cost))
-        };
-        let (interactive, bulk) = (first(&self.interactive), first(&self.bulk));
+        let (interactive, bulk) = (self.interactive.next(&wanted), self.bulk.next(&wanted));
         match (interactive, bulk) {
             (Some(_), Some((_, cost))) if self.owed_to_bulk >= (BULK_SHARE - 1) * cost => bulk,
             (None, bulk) => bulk,
@@ -87,9 +113,9 @@ impl<T> Line<T> {
 
     /// Takes the work at `key` to do it.
     pub fn take(&mut self, key: &Key) -> Option<T> {
-        let entry = self.of_mut(key.priority).remove(key)?;
+        let entry = self.lane_mut(key.priority).serve(key)?;
         match key.priority {
-            Priority::Interactive if self.bulk.values().any(|entry| entry.ready) => self.owed_to_bulk += entry.cost,
+            Priority::Interactive if self.bulk.iter().any(|entry| entry.ready) => self.owed_to_bulk += entry.cost,
             Priority::Interactive => self.owed_to_bulk = 0,
             Priority::Bulk => self.owed_to_bulk = self.owed_to_bulk.saturating_sub((BULK_SHARE - 1) * entry.cost),
         }
@@ -98,17 +124,16 @@ impl<T> Line<T> {
 
     /// Takes the work at `key` out because nobody wants it any more.
     pub fn remove(&mut self, key: &Key) -> Option<T> {
-        self.of_mut(key.priority).remove(key).map(|entry| entry.work)
+        self.lane_mut(key.priority).remove(key).map(|entry| entry.work)
     }
 
     /// Takes out the work whose deadline is not after `now`, ready or not.
     pub fn expire(&mut self, now: Instant) -> Vec<(Key, T)> {
         let mut expired = Vec::new();
-        for line in [&mut self.interactive, &mut self.bulk] {
-            while let Some(first) = line.first_entry()
-                && first.key().deadline <= now
+        for lane in [&mut self.interactive, &mut self.bulk] {
+            while let Some(key) = lane.most_urgent().filter(|key| key.deadline <= now)
+                && let Some(entry) = lane.remove(&key)
             {
-                let (key, entry) = first.remove_entry();
                 expired.push((key, entry.work));
             }
         }
@@ -117,48 +142,117 @@ impl<T> Line<T> {
 
     /// When [`expire`](Self::expire) next finds something.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let first = |line: &BTreeMap<Key, Entry<T>>| line.first_key_value().map(|(key, _)| key.deadline);
-        [first(&self.interactive), first(&self.bulk)].into_iter().flatten().min()
+        let lanes = [&self.interactive, &self.bulk].into_iter();
+        lanes.filter_map(Lane::most_urgent).map(|key| key.deadline).min()
     }
 
     /// All work with its cost and whether it is ready, in no promised order.
     pub fn iter(&self) -> impl Iterator<Item = (&T, u64, bool)> {
-        self.interactive.values().chain(self.bulk.values()).map(|entry| (&entry.work, entry.cost, entry.ready))
+        self.interactive.iter().chain(self.bulk.iter()).map(|entry| (&entry.work, entry.cost, entry.ready))
     }
 
-    /// The work that would go before a newcomer of `priority` and `deadline`, with its cost; for bulk work, all that is
+    /// The work that would go before a newcomer, with its cost, if all of it were ready; for bulk work, all that is
     /// interactive, although some of it may go later.
-    pub fn ahead(&self, priority: Priority, deadline: Instant) -> impl Iterator<Item = (&T, u64)> {
-        let newcomer = Key { priority, deadline, turn: self.turns };
-        self.interactive
-            .range(..newcomer)
-            .chain(self.bulk.range(..newcomer))
-            .map(|(_, entry)| (&entry.work, entry.cost))
+    pub fn ahead(&self, caller: Caller, priority: Priority, deadline: Instant) -> Vec<(&T, u64)> {
+        let newcomer = Key { priority, deadline, turn: self.turns, caller };
+        let mut ahead = Vec::new();
+        if priority == Priority::Bulk {
+            ahead.extend(self.interactive.iter().map(|entry| (&entry.work, entry.cost)));
+        }
+        self.lane(priority).ahead(newcomer, &mut ahead);
+        ahead
     }
 
     /// Whether nothing waits, ready or not.
     pub fn is_empty(&self) -> bool {
-        self.interactive.is_empty() && self.bulk.is_empty()
+        self.interactive.callers.is_empty() && self.bulk.callers.is_empty()
     }
 
     /// Takes everything out.
     pub fn clear(&mut self) -> Vec<T> {
-        let all =
-            std::mem::take(&mut self.interactive).into_values().chain(std::mem::take(&mut self.bulk).into_values());
-        all.map(|entry| entry.work).collect()
+        let lanes = [std::mem::take(&mut self.interactive), std::mem::take(&mut self.bulk)];
+        let accounts = lanes.into_iter().flat_map(|lane| lane.callers.into_values());
+        accounts.flat_map(|account| account.work.into_values()).map(|entry| entry.work).collect()
     }
 
-    fn of(&self, priority: Priority) -> &BTreeMap<Key, Entry<T>> {
+    fn lane(&self, priority: Priority) -> &Lane<T> {
         match priority {
             Priority::Interactive => &self.interactive,
             Priority::Bulk => &self.bulk,
         }
     }
 
-    fn of_mut(&mut self, priority: Priority) -> &mut BTreeMap<Key, Entry<T>> {
+    fn lane_mut(&mut self, priority: Priority) -> &mut Lane<T> {
         match priority {
             Priority::Interactive => &mut self.interactive,
             Priority::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self { callers: HashMap::new(), served: 0 }
+    }
+}
+
+impl<T> Lane<T> {
+    fn insert(&mut self, key: Key, entry: Entry<T>) {
+        let served = self.served;
+        let account = self.callers.entry(key.caller).or_insert_with(|| Account { work: BTreeMap::new(), served });
+        account.work.insert(key, entry);
+    }
+
+    fn next(&self, wanted: impl Fn(&T) -> bool) -> Option<(Key, u64)> {
+        let goes = |(_, entry): &(&Key, &Entry<T>)| entry.ready && wanted(&entry.work);
+        let first = |account: &Account<T>| account.work.iter().find(goes).map(|(key, entry)| (*key, entry.cost));
+        let candidates = self.callers.values().filter_map(|account| Some((account.served, first(account)?)));
+        candidates.min_by_key(|(served, (key, _))| (*served, *key)).map(|(_, candidate)| candidate)
+    }
+
+    fn serve(&mut self, key: &Key) -> Option<Entry<T>> {
+        let account = self.callers.get_mut(&key.caller)?;
+        let had = account.served;
+        account.served += account.work.get(key)?.cost;
+        self.served = self.served.max(had);
+        self.remove(key)
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry<T>> {
+        let account = self.callers.get_mut(&key.caller)?;
+        let entry = account.work.remove(key);
+        if account.work.is_empty() {
+            self.callers.remove(&key.caller);
+        }
+        entry
+    }
+
+    fn most_urgent(&self) -> Option<Key> {
+        self.callers.values().filter_map(|account| account.work.keys().next().copied()).min()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.callers.values().flat_map(|account| account.work.values())
+    }
+
+    /// Adds what goes before `newcomer`: of its caller what is more urgent, and of every other caller what begins before
+    /// that caller has had as much as the newcomer's will have had.
+    fn ahead<'a>(&'a self, newcomer: Key, ahead: &mut Vec<(&'a T, u64)>) {
+        let mut turn = self.served;
+        if let Some(own) = self.callers.get(&newcomer.caller) {
+            let before = own.work.range(..newcomer);
+            turn = own.served + before.clone().map(|(_, entry)| entry.cost).sum::<u64>();
+            ahead.extend(before.map(|(_, entry)| (&entry.work, entry.cost)));
+        }
+        for (_, other) in self.callers.iter().filter(|(caller, _)| **caller != newcomer.caller) {
+            let mut served = other.served;
+            for (key, entry) in &other.work {
+                if (served, *key) >= (turn, newcomer) {
+                    break;
+                }
+                served += entry.cost;
+                ahead.push((&entry.work, entry.cost));
+            }
         }
     }
 }
@@ -171,6 +265,8 @@ mod tests {
 
     use super::Priority::{Bulk, Interactive};
     use super::*;
+
+    const ME: Caller = Caller(7);
 
     fn take_next(line: &mut Line<u32>) -> Option<u32> {
         let (key, _) = line.next(|_| true)?;
@@ -188,7 +284,7 @@ mod tests {
             (Interactive, at(9), 4),
             (Interactive, at(3), 2),
         ] {
-            line.insert(priority, deadline, 1, true, name);
+            line.insert(ME, priority, deadline, 1, true, name);
         }
         let order: Vec<u32> = std::iter::from_fn(|| take_next(&mut line)).collect();
         assert_eq!(order, [1, 2, 3, 4, 5]);
@@ -197,9 +293,9 @@ mod tests {
     #[test]
     fn what_is_not_ready_keeps_its_turn() {
         let (now, mut line) = (Instant::now(), Line::default());
-        let first = line.insert(Interactive, now, 16, false, 1);
-        line.insert(Interactive, now, 1, true, 2);
-        line.insert(Interactive, now, 1, true, 3);
+        let first = line.insert(ME, Interactive, now, 16, false, 1);
+        line.insert(ME, Interactive, now, 1, true, 2);
+        line.insert(ME, Interactive, now, 1, true, 3);
         assert_eq!(take_next(&mut line), Some(2));
         assert!(line.make_ready(&first, 4, |work| *work = 10));
         assert_eq!(line.next(|_| true).map(|(_, cost)| cost), Some(4));
@@ -215,9 +311,9 @@ mod tests {
         for (priority, deadline, cost) in
             [(Interactive, at(1), 1), (Interactive, at(5), 10), (Bulk, at(1), 100), (Bulk, at(5), 1000)]
         {
-            line.insert(priority, deadline, cost, true, ());
+            line.insert(ME, priority, deadline, cost, true, ());
         }
-        let cost = |priority, deadline| line.ahead(priority, deadline).map(|(_, cost)| cost).sum::<u64>();
+        let cost = |priority, deadline| line.ahead(ME, priority, deadline).iter().map(|(_, cost)| cost).sum::<u64>();
         assert_eq!(cost(Interactive, at(0)), 0);
         assert_eq!(cost(Interactive, at(1)), 1);
         assert_eq!(cost(Interactive, at(9)), 11);
@@ -229,14 +325,14 @@ mod tests {
     fn idle_time_of_bulk_work_is_no_credit() {
         let (now, mut line) = (Instant::now(), Line::default());
         for _ in 0..1000 {
-            line.insert(Interactive, now, 1, true, Interactive);
+            line.insert(ME, Interactive, now, 1, true, Interactive);
         }
         for _ in 0..500 {
             let (key, _) = line.next(|_| true).unwrap();
             line.take(&key);
         }
         for _ in 0..10 {
-            line.insert(Bulk, now, 1, true, Bulk);
+            line.insert(ME, Bulk, now, 1, true, Bulk);
         }
         let first: Vec<Priority> = (0..7)
             .map(|_| {
@@ -247,14 +343,88 @@ mod tests {
         assert_eq!(first, [Interactive; 7]);
     }
 
+    #[test]
+    fn callers_take_turns_by_cost() {
+        let (now, mut line) = (Instant::now(), Line::default());
+        // The flood is first and more urgent.
+        for item in 0..100 {
+            line.insert(Caller(1), Interactive, now, 1, true, item);
+        }
+        for item in 100..103 {
+            line.insert(Caller(2), Interactive, now + Duration::from_secs(9), 2, true, item);
+        }
+        let order: Vec<u32> = (0..10).filter_map(|_| take_next(&mut line)).collect();
+        assert_eq!(order, [0, 100, 1, 2, 101, 3, 4, 102, 5, 6]);
+        // Who comes later has no claim to what the others have had.
+        line.insert(Caller(3), Interactive, now + Duration::from_secs(9), 1, true, 200);
+        line.insert(Caller(3), Interactive, now + Duration::from_secs(9), 1, true, 201);
+        let order: Vec<u32> = (0..4).filter_map(|_| take_next(&mut line)).collect();
+        assert_eq!(order.iter().filter(|item| **item >= 200).count(), 2, "{order:?}");
+    }
+
     proptest! {
+        /// Callers that always have work waiting get equal shares, whatever their deadlines and however much waits.
+        #[test]
+        fn backlogged_callers_get_equal_shares(
+            items in proptest::collection::vec((0u64..4, 1u64..=16, 0u64..1000), 100..400),
+        ) {
+            let (now, mut line) = (Instant::now(), Line::default());
+            for &(caller, cost, milliseconds) in &items {
+                line.insert(Caller(caller), Interactive, now + Duration::from_millis(milliseconds), cost, true, (caller, cost));
+            }
+            let mut left = [0, 1, 2, 3].map(|caller| items.iter().filter(|item| item.0 == caller).count());
+            let mut had = [0u64; 4];
+            while left.iter().all(|left| *left > 0) {
+                let (key, _) = line.next(|_| true).unwrap();
+                let (caller, cost) = line.take(&key).unwrap();
+                left[caller as usize] -= 1;
+                had[caller as usize] += cost;
+                let spread = had.iter().max().unwrap() - had.iter().min().unwrap();
+                prop_assert!(spread <= 2 * 16, "{had:?}");
+            }
+        }
+
+        /// What is said to be ahead of a newcomer is what goes before it when nobody else comes.
+        #[test]
+        fn what_is_ahead_goes_before(
+            items in proptest::collection::vec((0u64..4, any::<bool>(), 1u64..=16, 0u64..100), 0..60),
+            gone in 0usize..30,
+            newcomer in (0u64..5, 0u64..100),
+        ) {
+            let (now, mut line) = (Instant::now(), Line::default());
+            let at = |milliseconds| now + Duration::from_millis(milliseconds);
+            for (number, &(caller, bulk, cost, deadline)) in items.iter().enumerate() {
+                let priority = if bulk { Bulk } else { Interactive };
+                line.insert(Caller(caller), priority, at(deadline), cost, true, number);
+            }
+            for _ in 0..gone.min(items.len()) {
+                let (key, _) = line.next(|_| true).unwrap();
+                line.take(&key);
+            }
+            let (caller, deadline) = newcomer;
+            let mut ahead: Vec<usize> =
+                line.ahead(Caller(caller), Interactive, at(deadline)).iter().map(|(item, _)| **item).collect();
+            line.insert(Caller(caller), Interactive, at(deadline), 1, true, usize::MAX);
+            let mut before = Vec::new();
+            while let Some((key, _)) = line.next(|item| *item == usize::MAX || !items[*item].1)
+                && let Some(item) = line.take(&key)
+                && item != usize::MAX
+            {
+                before.push(item);
+            }
+            ahead.sort_unstable();
+            before.sort_unstable();
+            prop_assert_eq!(ahead, before);
+        }
+
+
         /// However interactive work floods in, bulk work gets its share of the cost, and no more.
         #[test]
         fn bulk_gets_its_share_under_a_flood(costs in proptest::collection::vec((1u64..=16, 1u64..=16), 400)) {
             let (now, mut line) = (Instant::now(), Line::default());
             for &(interactive, bulk) in &costs {
-                line.insert(Interactive, now, interactive, true, ());
-                line.insert(Bulk, now, bulk, true, ());
+                line.insert(ME, Interactive, now, interactive, true, ());
+                line.insert(ME, Bulk, now, bulk, true, ());
             }
             let (mut gone, mut bulk_gone) = (0, 0);
             for _ in 0..300 {

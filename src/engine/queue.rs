@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use super::former::{Batch, Former, Limits, Step};
 use super::line::Key;
 use super::{EngineError, Item, Order, Scored};
+use crate::metrics;
 use crate::model::Track;
 
 /// One item with the way back to its caller.
@@ -56,7 +57,8 @@ impl Queue {
         let now = Instant::now();
         state.answer_expired(now);
         let earliest = state.former.next_deadline();
-        let key = state.former.reserve(order, now)?;
+        let key = state.former.reserve(order, now).inspect_err(count_refusal)?;
+        metrics::queue_frames(state.former.frames());
         if state.former.next_deadline() != earliest {
             self.deadlines.notify_one();
         }
@@ -82,9 +84,16 @@ impl Queue {
 
     /// Forgets the item whose place is `key`, where it still waits.
     pub fn remove(&self, key: &Key) {
-        let removed = self.lock().former.remove(key);
-        // What it would have joined need not wait for it any longer.
-        self.work.notify_all();
+        let mut state = self.lock();
+        let before = state.former.frames();
+        let removed = state.former.remove(key);
+        let after = state.former.frames();
+        drop(state);
+        if after != before {
+            metrics::queue_frames(after);
+            // What it would have joined need not wait for it any longer.
+            self.work.notify_all();
+        }
         drop(removed);
     }
 
@@ -99,7 +108,11 @@ impl Queue {
             state.answer_expired(now);
             let step = state.former.next(now);
             state = match step {
-                Step::Run(batch) => return Some(batch),
+                Step::Run(batch) => {
+                    metrics::batch(batch.track.name(), batch.reason.name(), batch.frames);
+                    metrics::queue_frames(state.former.frames());
+                    return Some(batch);
+                }
                 Step::Wait if state.phase == Phase::Draining && state.former.is_empty() => return None,
                 Step::Wait => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Step::WaitUntil(due) => wait_until(&self.work, state, due, now),
@@ -175,10 +188,23 @@ impl State {
     fn answer_expired(&mut self, now: Instant) -> bool {
         let expired = self.former.expire(now);
         let any = !expired.is_empty();
+        if any {
+            metrics::expired(expired.len());
+            metrics::queue_frames(self.former.frames());
+        }
         for waiting in expired {
             let _ = waiting.answer.send(Err(EngineError::Deadline));
         }
         any
+    }
+}
+
+fn count_refusal(error: &EngineError) {
+    match error {
+        EngineError::QueueFull { .. } => metrics::refused("queue_full"),
+        EngineError::ShareFull { .. } => metrics::refused("share_full"),
+        EngineError::Hopeless { .. } => metrics::refused("hopeless"),
+        _ => {}
     }
 }
 

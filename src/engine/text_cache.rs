@@ -42,6 +42,16 @@ impl<V> TextCache<V> {
         }
     }
 
+    /// Prompts whose embeddings are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What they cost.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn bytes_of(&self, ids: &[u32]) -> u64 {
         self.embedding_bytes + size_of_val(ids) as u64 + OVERHEAD_BYTES
     }

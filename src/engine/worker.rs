@@ -10,6 +10,7 @@ use super::queue::{Queue, Waiting};
 use super::text_cache::TextCache;
 use super::{EngineConfig, EngineError, Item, ModelFacts, Scored, Scorer};
 use crate::media::{FrameStack, Frames};
+use crate::metrics;
 use crate::model::{ModelError, Track};
 use crate::text::TokenIds;
 
@@ -41,6 +42,8 @@ pub(super) fn run<S: Scorer>(
 }
 
 struct Device<'a, S: Scorer> {
+    /// As metrics name it.
+    name: String,
     scorer: S,
     texts: TextCache<S::Text>,
     config: &'a EngineConfig,
@@ -51,8 +54,9 @@ type Answers = Vec<Result<Scored, EngineError>>;
 
 impl<'a, S: Scorer> Device<'a, S> {
     fn new(scorer: S, config: &'a EngineConfig, queue: &'a Queue) -> Self {
-        let embedding_bytes = scorer.facts().embedding_bytes();
-        Self { scorer, texts: TextCache::new(config.text_cache_bytes, embedding_bytes), config, queue }
+        let facts = scorer.facts();
+        let texts = TextCache::new(config.text_cache_bytes, facts.embedding_bytes());
+        Self { name: facts.options.device_name(), scorer, texts, config, queue }
     }
 
     fn serve(&mut self) {
@@ -75,7 +79,7 @@ impl<'a, S: Scorer> Device<'a, S> {
 
     /// Scores `batch` and answers its items; whether the device failed on every one of them.
     fn answer(&mut self, batch: Batch<Waiting>) -> bool {
-        let Batch { track, frames, items } = batch;
+        let Batch { track, frames, items, .. } = batch;
         let begin = Instant::now();
         let parts: Vec<&Item> = items.iter().map(|(_, waiting)| &waiting.item).collect();
         let answers = self.score(track, &parts, begin);
@@ -131,12 +135,15 @@ impl<'a, S: Scorer> Device<'a, S> {
     /// The embedding of every one of `prompts`; the towers see each distinct one that is not in the cache once.
     fn embeddings(&mut self, prompts: &[&TokenIds]) -> Result<Vec<Rc<S::Text>>, ModelError> {
         let mut found: Vec<Option<Rc<S::Text>>> = prompts.iter().map(|prompt| self.texts.get(&prompt.ids)).collect();
+        let mut distinct: Vec<&TokenIds> = Vec::new();
         let mut missing: Vec<&TokenIds> = Vec::new();
-        for (prompt, _) in prompts.iter().zip(&found).filter(|(_, found)| found.is_none()) {
-            if !missing.iter().any(|known| known.ids == prompt.ids) {
-                missing.push(prompt);
+        for (prompt, found) in prompts.iter().zip(&found) {
+            if !distinct.iter().any(|known| known.ids == prompt.ids) {
+                distinct.push(prompt);
+                missing.extend(found.is_none().then_some(*prompt));
             }
         }
+        let hits = distinct.len() - missing.len();
         if !missing.is_empty() {
             let new: Vec<Rc<S::Text>> = self.scorer.encode_prompts(&missing)?.into_iter().map(Rc::new).collect();
             for (prompt, slot) in prompts.iter().zip(&mut found).filter(|(_, slot)| slot.is_none()) {
@@ -147,6 +154,7 @@ impl<'a, S: Scorer> Device<'a, S> {
                 self.texts.insert(&prompt.ids, embedding);
             }
         }
+        metrics::text_cache(&self.name, hits, missing.len(), self.texts.len(), self.texts.bytes());
         let all: Option<Vec<_>> = found.into_iter().collect();
         all.ok_or_else(|| ModelError::Input("the text towers gave too few embeddings".to_owned()))
     }

@@ -1,7 +1,8 @@
 //! The pool of sandboxed `pcqa-decoder` processes and the protocol spoken with them.
 //!
-//! Guarantees: at most `workers` videos are decoded at once; every call ends by its deadline; a worker that crashes,
-//! hangs or is killed costs the request that it held and is replaced when next needed; workers die with this process.
+//! Guarantees: at most `workers` videos are decoded at once; every call ends by its deadline, and within 20 ms when it is
+//! cancelled; a worker that crashes, hangs or is killed costs the request that it held and is replaced when next needed;
+//! workers die with this process.
 //!
 //! A video that takes its worker over can, until the worker is replaced (after a refusal as corrupt, a crash, a passed
 //! deadline, a word out of turn, or half an hour of work), return wrong frames for the videos that the same worker gets
@@ -25,7 +26,7 @@ use self::pool::Places;
 use self::process::Silence;
 use self::protocol::{Decoded, MAX_REASON, Refusal, Request};
 use super::sniff::{Kind, sniff};
-use super::{FrameStack, Frames, MediaError, VideoLimits};
+use super::{Cancel, FrameStack, Frames, MediaError, VideoLimits};
 
 const FORMATS: &str = "MP4, MOV, WebM, MKV, AVI or GIF";
 
@@ -72,21 +73,28 @@ impl DecoderPool {
         Ok(Self { places: Places::start(config)?, limits, max_memory })
     }
 
-    /// Decodes `video` to at most `limits.max_frames_used` frames at every one of `sides`. Blocks; ends by `deadline`.
-    pub fn decode(&self, video: &[u8], sides: &[u32], deadline: Instant) -> Result<DecodedVideo, MediaError> {
+    /// Decodes `video` to at most `limits.max_frames_used` frames at every one of `sides`. Blocks; ends by `deadline`,
+    /// and soon after `cancel` is set: the worker that was at it is killed and its successor started.
+    pub fn decode(
+        &self,
+        video: &[u8],
+        sides: &[u32],
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<DecodedVideo, MediaError> {
         let begun = Instant::now();
         self.check_size(video)?;
         check_kind(video)?;
         let capacity = self.output_capacity(sides)?;
 
-        let too_late = || MediaError::Deadline { waited: begun.elapsed() };
-        let mut place = self.places.take(deadline).ok_or_else(too_late)?;
-        let process = place.process(deadline)?.ok_or_else(too_late)?;
+        let no_worker = |silence: Silence| silence.error(begun, MediaError::Worker);
+        let mut place = self.places.take(deadline, cancel).map_err(no_worker)?;
+        let process = place.process(deadline, cancel).map_err(no_worker)?;
 
         let no_memory = |error: io::Error| MediaError::Worker(format!("cannot make a memory file: {error}"));
         let input = input_file(video).map_err(no_memory)?;
         let output = output_file(capacity).map_err(no_memory)?;
-        let reply = process.ask(self.request(sides), input.as_fd(), output.as_fd(), deadline);
+        let reply = process.ask(self.request(sides), input.as_fd(), output.as_fd(), deadline, cancel);
         match reply {
             Ok(Ok(Decoded { frames, resize_us })) => {
                 let frames = self.read_frames(&output, frames, sides).inspect_err(|_| place.discard())?;
@@ -103,11 +111,11 @@ impl DecoderPool {
                 Err(self.error(refusal))
             }
             Err(silence) => {
-                place.discard();
-                Err(match silence {
-                    Silence::Deadline => too_late(),
-                    Silence::Broken(reason) => corrupt(&reason),
-                })
+                match silence {
+                    Silence::Cancelled => place.renew(),
+                    Silence::Deadline | Silence::Broken(_) => place.discard(),
+                }
+                Err(silence.error(begun, |reason| corrupt(&reason)))
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// A refusal or failure of decoding. Every variant but [`Deadline`](MediaError::Deadline) and
-/// [`Worker`](MediaError::Worker) is the fault of the bytes.
+/// A refusal or failure of decoding. Every variant but [`Deadline`](MediaError::Deadline),
+/// [`Cancelled`](MediaError::Cancelled) and [`Worker`](MediaError::Worker) is the fault of the bytes.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum MediaError {
     /// No bytes at all.
@@ -94,6 +94,9 @@ pub enum MediaError {
         /// How long was tried.
         waited: Duration,
     },
+    /// Its [`Cancel`](super::Cancel) was set: nobody waits for it.
+    #[error("was cancelled")]
+    Cancelled,
     /// The decoder workers themselves cannot run: no fault of the bytes.
     #[error("decoder unavailable: {0}")]
     Worker(String),
@@ -102,6 +105,6 @@ pub enum MediaError {
 impl MediaError {
     /// True when the bytes are to blame, so that trying again cannot help.
     pub fn is_callers_fault(&self) -> bool {
-        !matches!(self, Self::Deadline { .. } | Self::Worker(_))
+        !matches!(self, Self::Deadline { .. } | Self::Cancelled | Self::Worker(_))
     }
 }

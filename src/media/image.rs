@@ -10,14 +10,14 @@ mod metadata;
 mod tiff;
 
 use std::fmt::Display;
-use std::io::Cursor;
 
 use ::image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use ::image::{DynamicImage, ImageDecoder, ImageError, Limits, RgbImage};
 
 use self::metadata::Metadata;
+use super::cancel::CancelReader;
 use super::sniff::{Kind, sniff};
-use super::{ImageLimits, MediaError};
+use super::{Cancel, ImageLimits, MediaError};
 
 const EXPECTED: &str = "a PNG, JPEG, WebP, GIF, BMP or TIFF image";
 
@@ -25,29 +25,44 @@ const EXPECTED: &str = "a PNG, JPEG, WebP, GIF, BMP or TIFF image";
 ///
 /// Both limits are checked before pixels are decoded: the pixels from the header. Bytes that end early or contradict
 /// themselves are [`Corrupt`](MediaError::Corrupt), never a part of a picture.
-pub fn decode_image(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, MediaError> {
+///
+/// Gives up soon after `cancel` is set: at once while it reads `bytes` piece by piece, else at the end of a step (a
+/// WebP's pixels come from bytes that were read before, as do the last colour conversions of a JPEG).
+pub fn decode_image(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<RgbImage, MediaError> {
+    cancel.check()?;
+    decode(bytes, limits, cancel).map_err(|error| match cancel.is_cancelled() {
+        // A decoder whose reader fails blames the bytes.
+        true => MediaError::Cancelled,
+        false => error,
+    })
+}
+
+fn decode(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<RgbImage, MediaError> {
     limits.check_bytes(bytes.len())?;
     let kind = sniff(bytes).ok_or(MediaError::UnknownFormat { expected: EXPECTED })?;
     if let Some((width, height)) = header::declared_size(kind, bytes) {
         limits.check_size(width, height)?;
     }
     let (picture, metadata) = match kind {
-        Kind::Png => decode_png(bytes, limits)?,
-        Kind::WebP => decode_webp(bytes, limits)?,
-        Kind::Bmp => (bmp::decode(bytes, limits)?, Metadata::default()),
-        Kind::Jpeg => jpeg::decode(bytes, limits)?,
-        Kind::Gif => (gif::decode(bytes, limits)?, Metadata::default()),
-        Kind::Tiff => tiff::decode(bytes, limits)?,
+        Kind::Png => decode_png(bytes, limits, cancel)?,
+        Kind::WebP => decode_webp(bytes, limits, cancel)?,
+        Kind::Bmp => (bmp::decode(bytes, limits, cancel)?, Metadata::default()),
+        Kind::Jpeg => jpeg::decode(bytes, limits, cancel)?,
+        Kind::Gif => (gif::decode(bytes, limits, cancel)?, Metadata::default()),
+        Kind::Tiff => tiff::decode(bytes, limits, cancel)?,
         other => return Err(MediaError::WrongKind { found: other.name().to_owned(), expected: EXPECTED }),
     };
+    cancel.check()?;
     let mut picture = DynamicImage::ImageRgb8(picture);
     picture.apply_orientation(metadata.orientation());
     Ok(picture.into_rgb8())
 }
 
-fn decode_png(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), codec_limits(limits)).map_err(image_error(limits))?;
+fn decode_png(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<(RgbImage, Metadata), MediaError> {
+    let reader = CancelReader::new(bytes, cancel);
+    let decoder = PngDecoder::with_limits(reader, codec_limits(limits)).map_err(image_error(limits))?;
     let (mut picture, mut metadata) = read(decoder, limits)?;
+    cancel.check()?;
     metadata.exif = metadata::png_exif(bytes)?;
     // One transparent shade turns grey into grey with alpha in the decoder. In Pillow it stays grey.
     let is_grey = bytes.get(25) == Some(&0);
@@ -57,7 +72,7 @@ fn decode_png(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata)
     Ok((to_rgb(picture)?, metadata))
 }
 
-fn decode_webp(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
+fn decode_webp(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<(RgbImage, Metadata), MediaError> {
     // The decoder is content with a picture whose file ends early.
     let declared = bytes.get(4..).and_then(<[u8]>::first_chunk).map_or(0, |&size| u64::from(u32::from_le_bytes(size)));
     if (bytes.len() as u64) < declared + 8 {
@@ -70,8 +85,9 @@ fn decode_webp(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata
             return Err(corrupt("the first frame has another size than it declares"));
         }
     }
-    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(image_error(limits))?;
+    let decoder = WebPDecoder::new(CancelReader::new(bytes, cancel)).map_err(image_error(limits))?;
     let (picture, metadata) = read(decoder, limits)?;
+    cancel.check()?;
     Ok((picture.into_rgb8(), metadata))
 }
 

@@ -1,178 +1,113 @@
 //! Pillow's 8-bit bicubic resize, bit for bit (`Resample.c` of Pillow 12): rows first, then columns, each pass skipped
 //! where it would change nothing, 8 bits between the passes, weights as 22-bit fixed-point numbers. Unlike Pillow, both
-//! passes go over the source once, row by row: a narrow and very tall picture would be many times its own size between
-//! the passes.
+//! passes go over the source once, a few rows at a time: a narrow and very tall picture would be many times its own
+//! size between the passes.
+//!
+//! The passes are two shapes of one sum: a column's pixels in [`ROWS`] rows at once, then a row's samples side by side,
+//! [`LANES`] of them, every one times the same weight. [`lanes`] does these sums with AVX2 where the processor has it.
 
-use std::collections::VecDeque;
-use std::iter::Peekable;
+mod across;
+mod down;
+mod lanes;
+mod windows;
 
-/// Fraction bits of a weight. Samples have 8 bits and the sum of the weights' magnitudes stays below 2, so that a sum
-/// fits 32 bits.
-const FRACTION: u32 = 32 - 8 - 2;
-const HALF: i32 = 1 << (FRACTION - 1);
-/// Bicubic reach in source pixels, before widening for a smaller output.
-const SUPPORT: f64 = 2.0;
+use self::across::Across;
+use self::down::Down;
+use self::lanes::{LANES, Lanes, Plain, ROWS};
 
 /// Resizes `width * height * 3` bytes of packed RGB to `side * side * 3`, squashing the aspect ratio. `rgb` must be of
 /// that length and every size at least 1.
 ///
-/// Beside the result, memory grows with `width + height` (the weights) and with the few output rows that a source row
-/// reaches, never with the number of pixels.
+/// Beside the result, memory grows with `width + height` (the weights and a few rows) and with the few output rows that
+/// a source row reaches, never with the number of pixels.
 pub fn resize(rgb: &[u8], width: u32, height: u32, side: u32) -> Vec<u8> {
     let (width, height, side) = (width as usize, height as usize, side as usize);
     assert_eq!(rgb.len(), width * height * 3, "the picture is not {width}x{height}");
-    let across = (width != side).then(|| Windows::new(width, side));
-    let down = (height != side).then(|| Windows::new(height, side));
-    let mut down = down.as_ref().map(|windows| Columns::new(windows.iter(), side * 3));
-    let mut out = Vec::with_capacity(side * side * 3);
-    let mut resized_row = Vec::with_capacity(side * 3);
-    for row in rgb.chunks_exact(width * 3) {
-        let row = match &across {
-            Some(windows) => {
-                resize_row(row, windows, &mut resized_row);
-                &resized_row
+    if (width, height) == (side, side) {
+        return rgb.to_vec();
+    }
+    let resize = Resize { rgb, width, height, side };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = pulp::x86::V3::try_new() {
+        return avx2.vectorize(OnAvx2(avx2, resize));
+    }
+    resize.run(Plain)
+}
+
+/// One call's arguments.
+struct Resize<'a> {
+    rgb: &'a [u8],
+    width: usize,
+    height: usize,
+    side: usize,
+}
+
+impl Resize<'_> {
+    /// Inlined, like all that takes [`Lanes`], into the one function that is compiled for the processor at hand.
+    #[inline(always)]
+    fn run<L: Lanes>(&self, lanes: L) -> Vec<u8> {
+        let Self { rgb, width, height, side } = *self;
+        let mut across = (width != side).then(|| Across::new(width, side));
+        let mut down = (height != side).then(|| Down::new(height, side));
+        let mut band = Band::new(side);
+        let mut out = Vec::with_capacity(side * side * 3 + LANES);
+        for source in rgb.chunks(ROWS * width * 3) {
+            match &mut across {
+                Some(across) => across.resize(lanes, source, &mut band),
+                None => band.copy(source),
             }
-            None => row,
-        };
-        match &mut down {
-            Some(columns) => columns.add(row, &mut out),
-            None => out.extend_from_slice(row),
+            match &mut down {
+                Some(down) => down.add(lanes, &band, &mut out),
+                None => band.append_to(&mut out),
+            }
         }
-    }
-    out
-}
-
-/// For every output position: where its window of source positions begins, and the weights within.
-struct Windows {
-    starts: Vec<usize>,
-    /// The weights of all windows, one after the other.
-    weights: Vec<i32>,
-    /// Where each window's weights end; the next one's begin there.
-    ends: Vec<usize>,
-}
-
-impl Windows {
-    fn new(source: usize, target: usize) -> Self {
-        let scale = source as f64 / target as f64;
-        let widening = scale.max(1.0);
-        let support = SUPPORT * widening;
-        let mut windows = Self { starts: Vec::with_capacity(target), weights: Vec::new(), ends: Vec::new() };
-        let mut window = Vec::new();
-        for position in 0..target {
-            let centre = (position as f64 + 0.5) * scale;
-            // Truncation towards zero is part of the definition.
-            let start = ((centre - support + 0.5) as i64).max(0) as usize;
-            let end = ((centre + support + 0.5) as usize).min(source);
-            window.clear();
-            let narrowing = 1.0 / widening;
-            window.extend((0..end - start).map(|tap| cubic((tap as f64 + start as f64 - centre + 0.5) * narrowing)));
-            let sum: f64 = window.iter().sum();
-            windows.starts.push(start);
-            windows
-                .weights
-                .extend(window.iter().map(|weight| to_fixed(if sum == 0.0 { *weight } else { weight / sum })));
-            windows.ends.push(windows.weights.len());
-        }
-        windows
-    }
-
-    /// First source position and weights of every output position, in order.
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let mut begin = 0;
-        self.starts.iter().zip(&self.ends).map(move |(&start, &end)| {
-            let weights = &self.weights[begin..end];
-            begin = end;
-            (start, weights)
-        })
+        out
     }
 }
 
-/// Keys's cubic convolution kernel with a = -0.5, evaluated in Pillow's order of operations.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
+#[cfg(target_arch = "x86_64")]
+struct OnAvx2<'a>(pulp::x86::V3, Resize<'a>);
+
+#[cfg(target_arch = "x86_64")]
+impl pulp::NullaryFnOnce for OnAvx2<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<u8> {
+        self.1.run(self.0)
     }
 }
 
-/// Rounds half away from zero.
-fn to_fixed(weight: f64) -> i32 {
-    let scaled = weight * f64::from(1 << FRACTION);
-    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
-}
-
-fn to_level(sum: i32) -> u8 {
-    (sum >> FRACTION).clamp(0, 255) as u8
-}
-
-/// Resamples `row` to one pixel per window. `out` is overwritten.
-fn resize_row(row: &[u8], windows: &Windows, out: &mut Vec<u8>) {
-    out.clear();
-    let pixels = row.as_chunks::<3>().0;
-    for (start, weights) in windows.iter() {
-        let (mut r, mut g, mut b) = (HALF, HALF, HALF);
-        for (&[red, green, blue], &weight) in pixels[start..].iter().zip(weights) {
-            r += i32::from(red) * weight;
-            g += i32::from(green) * weight;
-            b += i32::from(blue) * weight;
-        }
-        out.extend([r, g, b].map(to_level));
-    }
-}
-
-/// Resamples every column, taking the source's rows in order: each is added, weighted, to the output rows whose windows
-/// hold it, whole rows at a time, which the compiler can do many samples at once.
-struct Columns<'a, I: Iterator<Item = (usize, &'a [i32])>> {
-    /// Windows not begun yet.
-    ahead: Peekable<I>,
-    /// Output rows begun and not complete, in order. Windows begin and end in the order of their positions.
-    open: VecDeque<OpenRow<'a>>,
-    /// Sums of completed rows, to be used again.
-    spare: Vec<Vec<i32>>,
-    /// Samples of one row.
+/// Up to [`ROWS`] consecutive rows at the output's width, on their way from one pass to the other. Rows are padded to
+/// whole chunks of [`LANES`] samples and whole groups of 4 pixels.
+struct Band {
+    /// Bytes of a row that are pixels.
+    row_bytes: usize,
+    /// Chunks of a row.
     stride: usize,
-    /// Source rows taken so far.
-    taken: usize,
+    chunks: Vec<[u8; LANES]>,
+    /// Rows that hold something.
+    rows: usize,
 }
 
-/// An output row that lacks source rows.
-struct OpenRow<'a> {
-    sums: Vec<i32>,
-    /// Weights of the source rows still to come.
-    weights: &'a [i32],
-}
-
-impl<'a, I: Iterator<Item = (usize, &'a [i32])>> Columns<'a, I> {
-    fn new(windows: I, stride: usize) -> Self {
-        Self { ahead: windows.peekable(), open: VecDeque::new(), spare: Vec::new(), stride, taken: 0 }
+impl Band {
+    fn new(side: usize) -> Self {
+        let stride = (side.div_ceil(4) * 12).div_ceil(LANES);
+        Self { row_bytes: side * 3, stride, chunks: vec![[0; LANES]; stride * ROWS], rows: 0 }
     }
 
-    /// Takes the next source row and appends the output rows that it completes to `out`.
-    fn add(&mut self, row: &[u8], out: &mut Vec<u8>) {
-        while let Some((_, weights)) = self.ahead.next_if(|&(start, _)| start <= self.taken) {
-            let mut sums = self.spare.pop().unwrap_or_default();
-            sums.clear();
-            sums.resize(self.stride, HALF);
-            self.open.push_back(OpenRow { sums, weights });
+    /// Takes rows that need no resizing.
+    fn copy(&mut self, source: &[u8]) {
+        let rows = source.chunks_exact(self.row_bytes);
+        self.rows = rows.len();
+        for (row, copy) in rows.zip(self.chunks.chunks_exact_mut(self.stride)) {
+            copy.as_flattened_mut()[..self.row_bytes].copy_from_slice(row);
         }
-        self.taken += 1;
-        for open in &mut self.open {
-            let Some((&weight, rest)) = open.weights.split_first() else { continue };
-            open.weights = rest;
-            for (sum, &sample) in open.sums.iter_mut().zip(row) {
-                *sum += i32::from(sample) * weight;
-            }
-        }
-        while self.open.front().is_some_and(|open| open.weights.is_empty())
-            && let Some(complete) = self.open.pop_front()
-        {
-            out.extend(complete.sums.iter().map(|&sum| to_level(sum)));
-            self.spare.push(complete.sums);
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        for row in self.chunks.chunks_exact(self.stride).take(self.rows) {
+            out.extend_from_slice(&row.as_flattened()[..self.row_bytes]);
         }
     }
 }

@@ -1,59 +1,22 @@
 //! The scoring path of one device: text towers, experts, Eq. 4.
 
+mod inputs;
+mod options;
+mod score;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use self::inputs::{Distinct, Inputs};
+pub use self::options::{Dtype, LoadOptions};
+use self::score::calibration;
+pub use self::score::{EnsembleScore, ExpertScore};
 use super::head::HeadTrace;
-use super::ops::to_channels_first;
-use super::{Bundle, Calibration, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
+use super::{Bundle, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
 use crate::text::TokenIds;
-
-/// Number format of the network's arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// IEEE single precision.
-    F32,
-    /// bfloat16.
-    Bf16,
-}
-
-/// How a bundle is put on a device.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LoadOptions {
-    /// Where tensors live.
-    pub device: Device,
-    /// Number format.
-    pub dtype: Dtype,
-    /// Mean over the frames and their horizontal flip.
-    pub tta: bool,
-}
-
-/// One expert's opinion.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ExpertScore {
-    /// Name in the bundle.
-    pub name: String,
-    /// f_e, the head's output.
-    pub raw: f64,
-    /// (raw - mu) / sigma.
-    pub z: f64,
-}
-
-/// Eq. 4 over the experts of a track.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EnsembleScore {
-    /// `mos.mean + mos.std * z`.
-    pub mos: f64,
-    /// Mean of the experts' z.
-    pub z: f64,
-    /// Population standard deviation of the experts' z.
-    pub disagreement: f64,
-    /// In the bundle's order.
-    pub experts: Vec<ExpertScore>,
-}
 
 /// Where a batch's time went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,7 +43,7 @@ struct Member {
     sigma: f64,
 }
 
-/// Every step of one expert, for a batch of B items with N frames in all.
+/// Every step of one expert, for a batch of B items.
 pub struct ExpertTrace {
     /// Name in the bundle.
     pub name: String,
@@ -90,7 +53,7 @@ pub struct ExpertTrace {
 
 /// Every step over one view of the frames.
 pub struct ViewTrace {
-    /// Embeddings of all frames, item by item, `[N, C]` in f32.
+    /// Embeddings of the distinct items' frames, `[N, C]` in f32: items of the same bytes have theirs in common.
     pub features: Tensor,
     /// The rest.
     pub head: HeadTrace,
@@ -171,22 +134,24 @@ impl Ensemble {
     }
 
     /// Scores one batch of one track. `text` is `[items.len(), D]`, row by row the items' prompt embeddings. Items may
-    /// have different numbers of frames. A score does not depend on its neighbours.
+    /// have different numbers of frames. A score does not depend on its neighbours, and neither does a failure: an item
+    /// whose score is not a finite number has an error of its own. The outer error is the whole batch's.
     pub fn score(
         &self,
         track: Track,
         items: &[&Frames],
         text: &Tensor,
-    ) -> Result<(Vec<EnsembleScore>, BatchTimings), ModelError> {
+    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
         let (traces, mut timings) = self.trace(track, items, text)?;
         let start = Instant::now();
         let mut opinions = vec![Vec::with_capacity(traces.len()); items.len()];
         for (member, trace) in self.members_of(track).zip(&traces) {
             for (opinions, raw) in opinions.iter_mut().zip(trace.raw()?) {
-                opinions.push(member.opinion(raw)?);
+                opinions.push(member.opinion(raw));
             }
         }
-        let scores = opinions.into_iter().map(|experts| self.combine(experts)).collect();
+        let combine = |experts| EnsembleScore::new(experts, &self.manifest.mos);
+        let scores = opinions.into_iter().map(combine).collect();
         timings.head += start.elapsed();
         Ok((scores, timings))
     }
@@ -201,8 +166,8 @@ impl Ensemble {
         let _no_grad = tch::no_grad_guard();
         let start = Instant::now();
         self.check_batch(track, items, text)?;
-        let counts: Vec<i64> = items.iter().map(|item| i64::from(item.count)).collect();
-        let mut inputs = Inputs::new(self.options, items);
+        let distinct = Distinct::new(items);
+        let mut inputs = Inputs::new(self.options, &distinct.frames);
         let mut features = Vec::new();
         for member in self.members_of(track) {
             let frames = inputs.normalised(&member.spec)?;
@@ -214,10 +179,11 @@ impl Ensemble {
         }
         wait_for(features.iter().flatten())?;
         let vision = start.elapsed();
+        let counts = distinct.counts();
         let mut traces = Vec::with_capacity(features.len());
         for (member, views) in self.members_of(track).zip(features) {
             let judge = |features: Tensor| -> Result<ViewTrace, ModelError> {
-                let head = member.expert.judge(&features, &counts, text)?;
+                let head = member.expert.judge(&distinct.spread(&features)?, &counts, text)?;
                 Ok(ViewTrace { features, head })
             };
             let views = views.into_iter().map(judge).collect::<Result<_, _>>()?;
@@ -247,25 +213,11 @@ impl Ensemble {
         }
         Ok(())
     }
-
-    /// Eq. 4.
-    fn combine(&self, experts: Vec<ExpertScore>) -> EnsembleScore {
-        let count = experts.len() as f64;
-        let z = experts.iter().map(|expert| expert.z).sum::<f64>() / count;
-        let variance = experts.iter().map(|expert| (expert.z - z).powi(2)).sum::<f64>() / count;
-        let mos = self.manifest.mos.mean + self.manifest.mos.std * z;
-        EnsembleScore { mos, z, disagreement: variance.sqrt(), experts }
-    }
 }
 
 impl Member {
-    fn opinion(&self, raw: f64) -> Result<ExpertScore, ModelError> {
-        let (name, z) = (self.spec.name.clone(), (raw - self.mu) / self.sigma);
-        if z.is_finite() {
-            Ok(ExpertScore { name, raw, z })
-        } else {
-            Err(ModelError::NotFinite { expert: name, raw, z })
-        }
+    fn opinion(&self, raw: f64) -> ExpertScore {
+        ExpertScore { name: self.spec.name.clone(), raw, z: (raw - self.mu) / self.sigma }
     }
 }
 
@@ -276,107 +228,6 @@ impl ExpertTrace {
         let raw = Tensor::f_stack(&views, 0)?.f_mean_dim([0].as_slice(), false, Kind::Double)?;
         Ok(Vec::try_from(raw.f_to_device(Device::Cpu)?)?)
     }
-}
-
-/// The frames of a batch on the device: uploaded once a side, normalised once a side and statistics.
-struct Inputs<'a> {
-    options: LoadOptions,
-    items: &'a [&'a Frames],
-    /// By side, `[N, S, S, 3]` in f32, 0 to 1.
-    uploaded: Vec<(u32, Tensor)>,
-    /// By expert's input size, mean and std, `[N, 3, S, S]` in the network's number format.
-    normalised: Vec<(Normalisation, Tensor)>,
-}
-
-type Normalisation = (u32, [f64; 3], [f64; 3]);
-
-impl<'a> Inputs<'a> {
-    fn new(options: LoadOptions, items: &'a [&'a Frames]) -> Self {
-        Self { options, items, uploaded: Vec::new(), normalised: Vec::new() }
-    }
-
-    /// All items' frames as `spec`'s backbone takes them.
-    fn normalised(&mut self, spec: &ExpertSpec) -> Result<Tensor, ModelError> {
-        let wanted = (spec.input_size, spec.backbone.mean, spec.backbone.std);
-        if let Some((_, frames)) = self.normalised.iter().find(|(have, _)| *have == wanted) {
-            return Ok(frames.shallow_clone());
-        }
-        let channels = |values: [f64; 3]| -> Result<Tensor, TchError> {
-            Tensor::f_from_slice(&values)?.f_to_kind(Kind::Float)?.f_to_device(self.options.device)
-        };
-        let (mean, std) = (channels(spec.backbone.mean)?, channels(spec.backbone.std)?);
-        let frames = self.uploaded(spec.input_size)?.f_sub(&mean)?.f_div(&std)?;
-        let frames = to_channels_first(&frames.f_to_kind(self.options.dtype.kind())?)?;
-        self.normalised.push((wanted, frames.shallow_clone()));
-        Ok(frames)
-    }
-
-    fn uploaded(&mut self, side: u32) -> Result<Tensor, ModelError> {
-        if let Some((_, frames)) = self.uploaded.iter().find(|(have, _)| *have == side) {
-            return Ok(frames.shallow_clone());
-        }
-        let frame_bytes = side as usize * side as usize * 3;
-        let count: usize = self.items.iter().map(|item| item.count as usize).sum();
-        let mut rgb = Vec::with_capacity(count * frame_bytes);
-        for item in self.items {
-            let stack =
-                item.at(side).ok_or_else(|| ModelError::Input(format!("an item has no frames of side {side}")))?;
-            let (have, want) = (stack.rgb.len(), item.count as usize * frame_bytes);
-            if have != want {
-                return Err(ModelError::Input(format!("frames of side {side} are {have} bytes long, expected {want}")));
-            }
-            rgb.extend_from_slice(&stack.rgb);
-        }
-        let shape = [count as i64, i64::from(side), i64::from(side), 3];
-        let bytes = Tensor::f_from_data_size(&rgb, &shape, Kind::Uint8)?.f_to_device(self.options.device)?;
-        let frames = bytes.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?;
-        self.uploaded.push((side, frames.shallow_clone()));
-        Ok(frames)
-    }
-}
-
-impl LoadOptions {
-    /// The device in the API and in the log: `cpu`, `cuda:N`.
-    pub fn device_name(&self) -> String {
-        match self.device {
-            Device::Cpu => "cpu".to_owned(),
-            Device::Cuda(index) => format!("cuda:{index}"),
-            other => format!("{other:?}").to_lowercase(),
-        }
-    }
-}
-
-impl Dtype {
-    /// As the bundle's calibration names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    fn kind(self) -> Kind {
-        match self {
-            Self::F32 => Kind::Float,
-            Self::Bf16 => Kind::BFloat16,
-        }
-    }
-}
-
-/// mu and sigma that hold for `spec` under `options`.
-fn calibration(manifest: &Manifest, spec: &ExpertSpec, options: LoadOptions) -> Result<(f64, f64), ModelError> {
-    let (tta, side, dtype) = (options.tta, spec.input_size, options.dtype.name());
-    let holds = |entry: &&Calibration| {
-        entry.expert == spec.name
-            && entry.tta == tta
-            && entry.input_size == side
-            && entry.dtypes.iter().any(|name| name == dtype)
-    };
-    let entry = manifest.calibration.iter().find(holds).ok_or_else(|| ModelError::Manifest {
-        key: "calibration".to_owned(),
-        problem: format!("has no entry for expert {}, tta {tta}, input_size {side}, dtype {dtype}", spec.name),
-    })?;
-    Ok((entry.mu, entry.sigma))
 }
 
 fn check_context(manifest: &Manifest, spec: &TextTowerSpec, tower: &TextTower) -> Result<(), ModelError> {

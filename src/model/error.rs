@@ -32,15 +32,13 @@ pub enum ModelError {
     /// Frames or prompts that do not fit the model: a fault of the calling code.
     #[error("input: {0}")]
     Input(String),
-    /// An expert's raw score or z is infinite or not a number: no score.
-    #[error("expert {expert}: raw score {raw}, z {z}: not a finite number")]
+    /// A number that a score is made of is infinite or not a number: no score.
+    #[error("{what} is {value}, not a finite number")]
     NotFinite {
-        /// Name in the bundle.
-        expert: String,
-        /// f_e
-        raw: f64,
-        /// (raw - mu) / sigma
-        z: f64,
+        /// Which number.
+        what: String,
+        /// Its value.
+        value: f64,
     },
     /// libtorch failed: out of memory, device lost.
     #[error("device: {0}")]

@@ -167,6 +167,16 @@ pub enum Track {
     Video,
 }
 
+impl Track {
+    /// As the manifest and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video",
+        }
+    }
+}
+
 /// Backbone architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::pool::{Lost, Pool, TooLong, Turn};
+use super::call::Terms;
 use super::config::Config;
 use super::error::ServiceError;
 use super::shares::Share;
-use crate::engine::Priority;
 use crate::media::{
     Cancel, DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
 };
@@ -83,30 +83,29 @@ impl Decoding {
     }
 
     /// Puts the media of `track`, which came in `field`, in line; it will be at every one of `sides`. Refused at once
-    /// where the line is too long for `deadline`.
+    /// where the line is too long for the deadline.
     pub fn enter(
         &self,
         track: Track,
         field: &str,
         media: Media,
         sides: &[u32],
-        priority: Priority,
-        deadline: Instant,
+        terms: Terms,
     ) -> Result<Pending, ServiceError> {
         let sides = sides.to_vec();
         let turn = match track {
             Track::Image => {
                 let limits = self.image_limits.clone();
                 let work = move |cancel: &Cancel| image(media, &sides, &limits, cancel);
-                self.images.enter(priority, deadline, work)
+                self.images.enter(terms, work)
             }
             Track::Video => {
                 let decoder = self.decoder.clone();
                 let work = move |cancel: &Cancel| {
-                    let decoded = decoder.decode(&media.bytes, &sides, deadline, cancel)?;
+                    let decoded = decoder.decode(&media.bytes, &sides, terms.deadline, cancel)?;
                     Ok(Decoded { frames: decoded.frames, resize: decoded.resize })
                 };
-                self.videos.enter(priority, deadline, work)
+                self.videos.enter(terms, work)
             }
         };
         Ok(Pending { field: field.to_owned(), turn: turn.map_err(|too_long| refusal(track, too_long))? })

@@ -57,12 +57,11 @@ impl ServiceError {
     pub fn media(field: &str, error: MediaError) -> Self {
         match error {
             MediaError::Deadline { .. } => Self::Deadline(format!("{field}: {error}")),
-            // Only who has gone away cancels.
-            MediaError::Cancelled => Self::internal(error),
             MediaError::Worker(problem) => {
                 tracing::error!(problem, "the video decoder cannot run");
                 Self::Unavailable("the video decoder is not available")
             }
+            MediaError::Cancelled => Self::Unavailable("the request was cancelled"),
             error => Self::invalid(field, error.to_string()),
         }
     }

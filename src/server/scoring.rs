@@ -6,25 +6,15 @@ use std::time::Instant;
 
 use futures_util::future;
 
+use super::call::Terms;
 use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
 use super::decode::{Decoded, Decoding, Media, Pending};
 use super::error::ServiceError;
-use crate::engine::{Caller, Engine, Order, Priority, Reservation, Ticket};
+use crate::engine::{Engine, Order, Reservation, Ticket};
 use crate::model::Track;
 use crate::proto;
 use crate::text::{TokenIds, Tokenizer};
-
-/// Who asks, how urgently, since when and until when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    pub caller: Caller,
-    pub priority: Priority,
-    /// When the request's head arrived; for an item of a stream, when it was read.
-    pub arrived: Instant,
-    /// When the answer must be there: for the queue, the decoder and the device.
-    pub deadline: Instant,
-}
 
 /// Everything that scoring takes, once the model is loaded.
 pub(super) struct Scoring {
@@ -67,7 +57,7 @@ impl Scoring {
         let reservation = self.reserve(track, terms)?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
-        let decoded = self.decode(track, field, media, sides, terms)?.finished().await?;
+        let decoded = self.decoding.enter(track, field, media, sides, terms)?.finished().await?;
         self.submit(reservation, prompt, decoded, begin, terms).answer().await
     }
 
@@ -92,7 +82,8 @@ impl Scoring {
             (0..count).map(|_| self.reserve(Track::Image, terms)).collect::<Result<Vec<_>, ServiceError>>()?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
-        let enter = |(index, image)| self.decode(Track::Image, &format!("images[{index}]"), image, sides, terms);
+        let enter =
+            |(index, image)| self.decoding.enter(Track::Image, &format!("images[{index}]"), image, sides, terms);
         let pending = images.into_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
         let decoded = all_or_every_violation(future::join_all(pending.into_iter().map(Pending::finished)).await)?;
         let submitted = reservations
@@ -136,17 +127,6 @@ impl Scoring {
         let Terms { caller, priority, deadline, .. } = terms;
         let order = Order { caller, track, priority, frames, deadline };
         Ok(self.engine.reserve(order)?)
-    }
-
-    fn decode(
-        &self,
-        track: Track,
-        field: &str,
-        media: Media,
-        sides: &[u32],
-        terms: Terms,
-    ) -> Result<Pending, ServiceError> {
-        self.decoding.enter(track, field, media, sides, terms.priority, terms.deadline)
     }
 
     /// `begin` is when decoding was asked for; until now is its time, whatever it waited for.

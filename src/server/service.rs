@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::Call;
+use super::call::{Call, Terms};
 use super::convert;
 use super::decode::Media;
 use super::error::ServiceError;
-use super::scoring::{Scoring, Terms};
+use super::scoring::Scoring;
 use super::shares::Share;
 use super::stream::Streams;
 use crate::model::Track;

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::call::{Call, fault_named, out_of_time};
+use super::call::{Call, Terms, fault_named, out_of_time};
 use super::config::TimeOptions;
 use super::convert;
 use super::decode::Media;
 use super::error::{ServiceError, prefix};
-use super::scoring::{Scoring, Terms};
+use super::scoring::Scoring;
 use super::shares::Share;
 use crate::engine::Caller;
 use crate::model::Track;

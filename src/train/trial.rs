@@ -20,7 +20,8 @@ pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
         let tracks: BTreeSet<Track> = bundle.manifest().experts.iter().map(|expert| expert.track).collect();
         for track in tracks {
             let frames = grey(track, bundle.manifest().max_frames, &ensemble.sides(track));
-            ensemble.score(track, &[&frames], &text)?;
+            let (scores, _) = ensemble.score(track, &[&frames], &text)?;
+            scores.into_iter().collect::<Result<Vec<_>, _>>()?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! A score is its item's alone.
 
 use pcqa::media::{FrameStack, Frames};
-use pcqa::model::{Dtype, Ensemble, Track};
+use pcqa::model::{Dtype, Ensemble, EnsembleScore, ModelError, Track};
 use pcqa::text::TokenIds;
 
 use crate::support::{GOLDEN, distance, elements, frames};
@@ -23,6 +23,7 @@ fn items_of_a_batch_score_as_alone() {
             let prompts: Vec<TokenIds> = (0..items.len()).map(prompt).collect();
             let text = network.encode_prompts(&prompts.iter().collect::<Vec<_>>()).unwrap();
             let (together, _) = network.score(track, &items.iter().collect::<Vec<_>>(), &text).unwrap();
+            let together: Vec<EnsembleScore> = together.into_iter().map(Result::unwrap).collect();
             assert_eq!(together.len(), items.len());
             for ((item, prompt), batched) in items.iter().zip(&prompts).zip(&together) {
                 let alone = score_alone(&network, track, item, prompt);
@@ -46,6 +47,66 @@ fn prompts_of_a_batch_encode_as_alone() {
     for (row, prompt) in (0..).zip(&prompts) {
         let alone = network.encode_prompts(&[prompt]).unwrap();
         assert!(distance(&elements(&alone), &elements(&together.get(row))) <= 1e-5);
+    }
+}
+
+#[test]
+fn items_of_the_same_bytes_are_looked_at_once() {
+    let network = GOLDEN.ensembles["a"].load(true, Dtype::F32).unwrap();
+    for (track, lengths, distinct) in
+        [(Track::Image, vec![1, 1, 1], 3), (Track::Video, vec![3, 5, 2], 10), (Track::Video, vec![16, 1, 2], 19)]
+    {
+        let sides = network.sides(track);
+        let media: Vec<Frames> = lengths.iter().enumerate().map(|(item, &n)| clip(item, n, &sides)).collect();
+        // The third one comes as an own copy, as from another caller.
+        let copy = media[2].clone();
+        let items = [&media[0], &media[2], &media[0], &media[1], &copy, &media[0]];
+        let prompts: Vec<TokenIds> = (0..items.len()).map(prompt).collect();
+        let text = network.encode_prompts(&prompts.iter().collect::<Vec<_>>()).unwrap();
+        let (traces, _) = network.trace(track, &items, &text).unwrap();
+        for view in traces.iter().flat_map(|trace| &trace.views) {
+            assert_eq!(view.features.size()[0], distinct);
+            assert_eq!(view.head.raw.size(), [6]);
+        }
+        let (scores, _) = network.score(track, &items, &text).unwrap();
+        for ((item, prompt), score) in items.iter().zip(&prompts).zip(scores) {
+            let alone = score_alone(&network, track, item, prompt);
+            assert!((alone.z - score.unwrap().z).abs() <= TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn clips_that_differ_in_the_last_byte_or_in_length_are_not_the_same() {
+    let network = GOLDEN.ensembles["a"].load(false, Dtype::F32).unwrap();
+    let sides = network.sides(Track::Video);
+    let (short, whole) = (clip(0, 2, &sides), clip(0, 3, &sides));
+    let mut other = whole.clone();
+    *other.stacks[0].rgb.last_mut().unwrap() ^= 1;
+    let items = [&short, &whole, &other];
+    let text = network.encode_prompts(&[&prompt(1); 3]).unwrap();
+    let (traces, _) = network.trace(Track::Video, &items, &text).unwrap();
+    assert!(traces.iter().all(|trace| trace.views[0].features.size()[0] == 8));
+}
+
+#[test]
+fn what_cannot_be_scored_spoils_no_other_item() {
+    let network = GOLDEN.ensembles["b"].load(false, Dtype::F32).unwrap();
+    for track in [Track::Image, Track::Video] {
+        let items = [0, 1, 2].map(|item| clip(item, 1, &network.sides(track)));
+        let prompts = [0, 1, 2].map(prompt);
+        let text = network.encode_prompts(&prompts.each_ref()).unwrap();
+        let mut spoilt = text.get(1);
+        let _ = spoilt.fill_(f64::INFINITY);
+        let (scores, _) = network.score(track, &items.each_ref(), &text).unwrap();
+        match &scores[1] {
+            Err(ModelError::NotFinite { what, .. }) => assert!(what.contains("expert"), "{what}"),
+            other => panic!("{other:?}"),
+        }
+        for place in [0, 2] {
+            let alone = score_alone(&network, track, &items[place], &prompts[place]);
+            assert!((scores[place].as_ref().unwrap().z - alone.z).abs() <= TOLERANCE);
+        }
     }
 }
 
@@ -75,9 +136,9 @@ fn tta_changes_nothing_on_a_symmetric_picture_and_something_on_others() {
     assert!(gap(&lopsided) > 1e-3, "{}", gap(&lopsided));
 }
 
-fn score_alone(network: &Ensemble, track: Track, item: &Frames, prompt: &TokenIds) -> pcqa::model::EnsembleScore {
+fn score_alone(network: &Ensemble, track: Track, item: &Frames, prompt: &TokenIds) -> EnsembleScore {
     let text = network.encode_prompts(&[prompt]).unwrap();
-    network.score(track, &[item], &text).unwrap().0.remove(0)
+    network.score(track, &[item], &text).unwrap().0.remove(0).unwrap()
 }
 
 fn clip(item: usize, count: usize, sides: &[u32]) -> Frames {

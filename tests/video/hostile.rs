@@ -3,7 +3,7 @@
 use pcqa::media::{DecoderConfig, MediaError, VideoLimits};
 
 use crate::clips::Clip;
-use crate::{config, decode, pool, soon};
+use crate::{config, decode, decode_on, pool, soon};
 
 const TINY: &str = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2 -c:v libx264 -preset veryfast -pix_fmt yuv420p";
 
@@ -16,7 +16,7 @@ fn refusal(video: &[u8]) -> MediaError {
 
 fn refusal_within(limits: VideoLimits, video: &[u8]) -> MediaError {
     let pool = pool(DecoderConfig { limits, ..config() });
-    match pool.decode(video, &[32], soon()) {
+    match decode_on(&pool, video, soon()) {
         Ok(decoded) => panic!("decoded to {} frames", decoded.frames.count),
         Err(error) => error,
     }
@@ -135,6 +135,6 @@ fn limits_of_bytes_pixels_and_frames() {
     let exact =
         VideoLimits { max_bytes: bytes, max_pixels: 96 * 64, max_frames: 50, max_seconds: 2.0, max_frames_used: 3 };
     let pool = pool(DecoderConfig { limits: exact, ..config() });
-    let decoded = pool.decode(&clip.bytes, &[32], soon()).expect("all limits just hold");
+    let decoded = decode_on(&pool, &clip.bytes, soon()).expect("all limits just hold");
     assert_eq!(decoded.frames.count, 3);
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pcqa::media::{DecodedVideo, DecoderConfig, DecoderPool, MediaError, VideoLimits};
+use pcqa::media::{Cancel, DecodedVideo, DecoderConfig, DecoderPool, MediaError, VideoLimits};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pcqa-decoder");
 
@@ -30,5 +30,10 @@ fn soon() -> Instant {
 /// Decodes with the default limits, on two workers that all tests share.
 fn decode(video: &[u8], sides: &[u32]) -> Result<DecodedVideo, MediaError> {
     static POOL: OnceLock<DecoderPool> = OnceLock::new();
-    POOL.get_or_init(|| pool(DecoderConfig { workers: 2, ..config() })).decode(video, sides, soon())
+    POOL.get_or_init(|| pool(DecoderConfig { workers: 2, ..config() })).decode(video, sides, soon(), &Cancel::new())
+}
+
+/// Decodes on a pool of one's own for a caller who stays.
+fn decode_on(pool: &DecoderPool, video: &[u8], deadline: Instant) -> Result<DecodedVideo, MediaError> {
+    pool.decode(video, &[32], deadline, &Cancel::new())
 }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pcqa::media::{DecoderConfig, DecoderPool, MediaError};
+use pcqa::media::{Cancel, DecoderConfig, DecoderPool, MediaError};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::clips::Clip;
-use crate::{PROGRAM, config, pool, soon};
+use crate::{PROGRAM, config, decode_on, pool, soon};
 
 const SHORT: &str = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -c:v libx264 -preset veryfast -pix_fmt yuv420p";
 
@@ -82,11 +82,11 @@ const SILENT: &str = "while read -r ignored; do :; done";
 fn many_callers_share_few_workers_and_get_the_same_answer() {
     let clip = Clip::make("clip.mp4", SHORT);
     let pool = pool(DecoderConfig { workers: 2, ..config() });
-    let first = pool.decode(&clip.bytes, &[32], soon()).expect("a good clip").frames;
+    let first = decode_on(&pool, &clip.bytes, soon()).expect("a good clip").frames;
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a good clip").frames, first);
+                assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a good clip").frames, first);
             });
         }
     });
@@ -99,7 +99,7 @@ fn workers_outlive_the_thread_that_needed_them() {
     let pool = pool(DecoderConfig { max_memory: memory, ..config() });
     let [first] = workers_of(memory)[..] else { panic!("one worker") };
     kill(first);
-    let decode = || pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.frames.count);
+    let decode = || decode_on(&pool, &clip.bytes, soon()).map(|decoded| decoded.frames.count);
     let replaced = std::thread::scope(|scope| scope.spawn(decode).join()).expect("no panic");
     assert!(matches!(replaced, Ok(16) | Err(MediaError::Corrupt { .. })), "{replaced:?}");
     assert_eq!(decode(), Ok(16));
@@ -116,19 +116,19 @@ fn a_worker_killed_at_work_costs_its_request_alone() {
     let silent = Impostor::new(SILENT);
     let pool = pool(DecoderConfig { program: silent.program(), max_memory: memory, ..config() });
     std::thread::scope(|scope| {
-        let caller = scope.spawn(|| pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode));
+        let caller = scope.spawn(|| decode_on(&pool, &clip.bytes, soon()).map(|decoded| decoded.decode));
         silent.wait_until_busy();
 
         // Waiting for the worker ends by the deadline too.
         let deadline = Instant::now() + Duration::from_millis(50);
-        let waited = pool.decode(&clip.bytes, &[32], deadline).map(|decoded| decoded.decode);
+        let waited = decode_on(&pool, &clip.bytes, deadline).map(|decoded| decoded.decode);
         assert!(matches!(waited, Err(MediaError::Deadline { .. })), "{waited:?}");
 
         workers_of(memory).into_iter().for_each(kill);
         let outcome = caller.join().expect("no panic");
         assert!(matches!(outcome, Err(MediaError::Corrupt { .. })), "{outcome:?}");
     });
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
 }
 
 #[test]
@@ -137,12 +137,61 @@ fn a_deadline_ends_the_call_and_spares_the_pool() {
     let silent = Impostor::new(SILENT);
     let pool = pool(DecoderConfig { program: silent.program(), ..config() });
     let deadline = Instant::now() + Duration::from_millis(200);
-    let outcome = pool.decode(&clip.bytes, &[32], deadline).map(|decoded| decoded.decode);
+    let outcome = decode_on(&pool, &clip.bytes, deadline).map(|decoded| decoded.decode);
     assert!(matches!(outcome, Err(MediaError::Deadline { .. })), "{outcome:?}");
 
-    let past = pool.decode(&clip.bytes, &[32], Instant::now()).map(|decoded| decoded.decode);
+    let past = decode_on(&pool, &clip.bytes, Instant::now()).map(|decoded| decoded.decode);
     assert!(matches!(past, Err(MediaError::Deadline { .. })), "{past:?}");
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
+}
+
+#[test]
+fn a_caller_who_leaves_takes_the_worker_along_and_spares_the_pool() {
+    let clip = Clip::make("clip.mp4", SHORT);
+    let memory = (2 << 30) + 20480;
+    let silent = Impostor::new(SILENT);
+    let pool = pool(DecoderConfig { program: silent.program(), max_memory: memory, ..config() });
+    let first = workers_of(memory);
+    let (cancel, cancel_waiting) = (Cancel::new(), Cancel::new());
+    let decode = |cancel: &Cancel| pool.decode(&clip.bytes, &[32], soon(), cancel).map(|decoded| decoded.decode);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let at_work = scope.spawn(|| decode(&cancel));
+        silent.wait_until_busy();
+
+        // The worker never answers: only their cancels can end these calls before the deadline. The one that waits for
+        // a place goes first, while the place is still taken.
+        let waiting = scope.spawn(|| decode(&cancel_waiting));
+        std::thread::sleep(Duration::from_millis(50));
+        cancel_waiting.cancel();
+        assert_eq!(waiting.join().expect("no panic"), Err(MediaError::Cancelled));
+        assert!(!at_work.is_finished());
+
+        cancel.cancel();
+        assert_eq!(at_work.join().expect("no panic"), Err(MediaError::Cancelled));
+    });
+    assert!(begun.elapsed() < Duration::from_secs(30), "well before the deadline");
+
+    // Its successor was started without anybody asking for it.
+    let second = workers_of(memory);
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_ne!(first, second);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(workers_of(memory), second);
+}
+
+#[test]
+fn a_caller_who_has_left_before_costs_no_worker() {
+    let clip = Clip::make("clip.mp4", SHORT);
+    let memory = (2 << 30) + 24576;
+    let pool = pool(DecoderConfig { max_memory: memory, ..config() });
+    let first = workers_of(memory);
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let outcome = pool.decode(&clip.bytes, &[32], soon(), &cancel).map(|decoded| decoded.decode);
+    assert_eq!(outcome, Err(MediaError::Cancelled));
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("the same worker").frames.count, 16);
+    assert_eq!(workers_of(memory), first);
 }
 
 #[test]
@@ -151,9 +200,9 @@ fn an_answer_to_another_request_is_none() {
     let stale = r#"printf '{"Answer":{"number":2,"outcome":{"Err":"NoVideoStream"}}}' >&0"#;
     let impostor = Impostor::new(&format!("{stale}\n{SILENT}"));
     let pool = pool(DecoderConfig { program: impostor.program(), ..config() });
-    let outcome = pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode);
+    let outcome = decode_on(&pool, &clip.bytes, soon()).map(|decoded| decoded.decode);
     assert!(matches!(&outcome, Err(MediaError::Corrupt { reason }) if reason.contains("out of turn")), "{outcome:?}");
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
 }
 
 #[test]
@@ -166,12 +215,12 @@ fn a_worker_that_speaks_unasked_is_replaced_before_the_next_request() {
     let then = format!("{}\n{}\nmkdir {}\n{SILENT}", answer(1), answer(2), both_said.display());
     let impostor = Impostor::new(&then);
     let pool = pool(DecoderConfig { program: impostor.program(), ..config() });
-    let first = pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.decode);
+    let first = decode_on(&pool, &clip.bytes, soon()).map(|decoded| decoded.decode);
     assert_eq!(first, Err(MediaError::NoVideoStream));
     while !both_said.exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
 }
 
 #[test]
@@ -180,9 +229,9 @@ fn a_worker_is_replaced_after_bytes_that_do_not_decode() {
     let memory = (2 << 30) + 16384;
     let pool = pool(DecoderConfig { max_memory: memory, ..config() });
     let first = workers_of(memory);
-    let cut = pool.decode(&clip.bytes[..clip.bytes.len() / 2], &[32], soon()).map(|decoded| decoded.decode);
+    let cut = decode_on(&pool, &clip.bytes[..clip.bytes.len() / 2], soon()).map(|decoded| decoded.decode);
     assert!(matches!(cut, Err(MediaError::Corrupt { .. })), "{cut:?}");
-    assert_eq!(pool.decode(&clip.bytes, &[32], soon()).expect("a new worker").frames.count, 16);
+    assert_eq!(decode_on(&pool, &clip.bytes, soon()).expect("a new worker").frames.count, 16);
     let second = workers_of(memory);
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first, second);
@@ -194,10 +243,10 @@ fn memory_is_limited() {
         "-f lavfi -i testsrc=size=3840x2160:rate=2:duration=2 -c:v libx264 -preset ultrafast -pix_fmt yuv444p";
     let clip = Clip::make("large.mp4", options);
     let pool = pool(DecoderConfig { max_memory: 270 << 20, ..config() });
-    let outcome = pool.decode(&clip.bytes, &[32], soon()).map(|decoded| decoded.frames.count);
+    let outcome = decode_on(&pool, &clip.bytes, soon()).map(|decoded| decoded.frames.count);
     assert!(matches!(outcome, Err(MediaError::TooMuchMemory { .. } | MediaError::Corrupt { .. })), "{outcome:?}");
     let small = Clip::make("clip.mp4", SHORT);
-    assert_eq!(pool.decode(&small.bytes, &[32], soon()).expect("enough for a small one").frames.count, 16);
+    assert_eq!(decode_on(&pool, &small.bytes, soon()).expect("enough for a small one").frames.count, 16);
 }
 
 #[test]

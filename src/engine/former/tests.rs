@@ -227,12 +227,12 @@ impl World {
         for &(_, item) in &batch.items {
             self.conclude(item, "scored");
         }
-        // Nobody who stays was before somebody of the same track and priority who goes.
+        // Nothing that stays was before something of the same caller, track and priority that goes.
         for (_, gone) in &batch.items {
             let (gone_key, gone) = self.orders[gone];
             for (key, stays) in &self.waiting {
                 let (_, stays) = self.orders[stays];
-                let is_rival = stays.track == gone.track && stays.priority == gone.priority;
+                let is_rival = (stays.caller, stays.track, stays.priority) == (gone.caller, gone.track, gone.priority);
                 assert!(!is_rival || *key > gone_key, "out of order");
             }
         }

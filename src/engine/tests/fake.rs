@@ -86,7 +86,7 @@ impl Scorer for Fake {
         }
         self.batches.lock().unwrap().push(bytes.clone());
         let score = |(byte, text): (u8, &&usize)| match byte {
-            FAILS_ALONE => Err(ModelError::NotFinite { expert: "fake".to_owned(), raw: f64::NAN, z: f64::NAN }),
+            FAILS_ALONE => Err(ModelError::NotFinite { what: "fake".to_owned(), value: f64::NAN }),
             _ => Ok(score(f64::from(byte), **text as f64)),
         };
         Ok((bytes.into_iter().zip(texts).map(score).collect(), BatchTimings::default()))

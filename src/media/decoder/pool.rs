@@ -5,8 +5,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use super::process::{Process, START_TIMEOUT, Silence};
-use super::{DecoderConfig, MediaError};
+use super::process::{Process, START_TIMEOUT, Silence, TICK};
+use super::{Cancel, DecoderConfig, MediaError};
 
 /// The free places; an empty one gets a process when it is next used.
 #[derive(Debug)]
@@ -29,37 +29,42 @@ impl Places {
             .spawn(move || spawn_on_order(&config, &orders))
             .map_err(|error| MediaError::Worker(format!("cannot start the spawner thread: {error}")))?;
         let places = Self { free: Mutex::new(Vec::with_capacity(workers)), freed: Condvar::new(), spawner };
-        let mut processes = (0..workers).map(|_| places.spawn()).collect::<Result<Vec<_>, _>>()?;
+        let begun = Instant::now();
+        let fault = |silence: Silence| silence.error(begun, MediaError::Worker);
+        let mut processes = (0..workers).map(|_| places.spawn()).collect::<Result<Vec<_>, _>>().map_err(fault)?;
         for process in &mut processes {
-            make_ready(process, Instant::now() + START_TIMEOUT)?;
+            process.wait_ready(Instant::now() + START_TIMEOUT, &Cancel::new()).map_err(fault)?;
         }
         places.lock().extend(processes.into_iter().map(Some));
         Ok(places)
     }
 
-    /// A place of one's own until the guard is dropped, or nothing when the deadline passes first.
-    pub(super) fn take(&self, deadline: Instant) -> Option<Place<'_>> {
+    /// A place of one's own until the guard is dropped.
+    pub(super) fn take(&self, deadline: Instant, cancel: &Cancel) -> Result<Place<'_>, Silence> {
         let mut free = self.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return None;
+                return Err(Silence::Deadline);
+            }
+            if cancel.is_cancelled() {
+                return Err(Silence::Cancelled);
             }
             if let Some(process) = free.pop() {
-                return Some(Place { places: self, process });
+                return Ok(Place { places: self, process });
             }
-            free = self.freed.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+            free = self.freed.wait_timeout(free, left.min(TICK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn spawn(&self) -> Result<Process, MediaError> {
+    fn spawn(&self) -> Result<Process, Silence> {
         let (answer, process) = mpsc::channel();
-        let gone = || MediaError::Worker("the spawner thread has ended".into());
+        let gone = || Silence::Broken("the spawner thread has ended".into());
         self.spawner.send(answer).map_err(|_| gone())?;
         process
             .recv()
             .map_err(|_| gone())?
-            .map_err(|error| MediaError::Worker(format!("cannot start the decoder program: {error}")))
+            .map_err(|error| Silence::Broken(format!("cannot start the decoder program: {error}")))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Process>>> {
@@ -74,22 +79,22 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The process of this place, started anew where the last one is gone; `None` when the deadline comes first. A
-    /// process that is still loading then stays, so that short deadlines do not keep the pool from ever starting.
-    pub(super) fn process(&mut self, deadline: Instant) -> Result<Option<&mut Process>, MediaError> {
+    /// The process of this place, started anew where the last one is gone. One that is still loading when the caller
+    /// leaves stays, so that callers who leave early do not keep the pool from ever starting.
+    pub(super) fn process(&mut self, deadline: Instant, cancel: &Cancel) -> Result<&mut Process, Silence> {
         if !self.process.as_mut().is_some_and(Process::is_fit) {
             self.process = None;
-            self.process = Some(self.places.spawn()?);
         }
-        let outcome = self.process.as_mut().map(|process| make_ready(process, deadline));
-        match outcome {
-            Some(Ok(())) => Ok(self.process.as_mut()),
-            Some(Err(MediaError::Deadline { .. })) | None => Ok(None),
-            Some(Err(error)) => {
-                self.process = None;
-                Err(error)
-            }
+        let mut process = match self.process.take() {
+            Some(process) => process,
+            None => self.places.spawn()?,
+        };
+        let ready = process.wait_ready(deadline, cancel);
+        if !matches!(ready, Err(Silence::Broken(_))) {
+            self.process = Some(process);
         }
+        ready?;
+        self.process.as_mut().ok_or_else(|| Silence::Broken("the process is gone".into()))
     }
 
     /// Kills the process; the next caller gets a new one.
@@ -110,14 +115,6 @@ impl Drop for Place<'_> {
         self.places.lock().push(self.process.take());
         self.places.freed.notify_one();
     }
-}
-
-fn make_ready(process: &mut Process, deadline: Instant) -> Result<(), MediaError> {
-    let begun = Instant::now();
-    process.wait_ready(deadline).map_err(|silence| match silence {
-        Silence::Deadline => MediaError::Deadline { waited: begun.elapsed() },
-        Silence::Broken(reason) => MediaError::Worker(reason),
-    })
 }
 
 /// Lives as long as the pool: the kernel ties a worker's life to the thread that started it, and the threads that call

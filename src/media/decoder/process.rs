@@ -13,8 +13,8 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 
-use super::DecoderConfig;
 use super::protocol::{Decoded, MAX_MESSAGE, Refusal, Reply, Request};
+use super::{Cancel, DecoderConfig, MediaError};
 
 /// Work after which a process is replaced. It bounds what a leaking codec can gather and stays well below the
 /// lifetime's CPU limit that a worker sets itself (one hour, `sandbox.rs`).
@@ -23,12 +23,29 @@ const RETIRE_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How long a worker may take to load FFmpeg and close its sandbox.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a process gave no answer.
+/// How often a wait looks whether it is cancelled.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// Why there is no place, or no answer from a process.
+#[derive(Debug)]
 pub(super) enum Silence {
     /// The deadline passed.
     Deadline,
+    /// Nobody waits for it any more.
+    Cancelled,
     /// The process died or said what it may not; it must be replaced.
     Broken(String),
+}
+
+impl Silence {
+    /// As an error of a call that began at `begun`; `blame` says what a broken process means to it.
+    pub(super) fn error(self, begun: Instant, blame: impl FnOnce(String) -> MediaError) -> MediaError {
+        match self {
+            Self::Deadline => MediaError::Deadline { waited: begun.elapsed() },
+            Self::Cancelled => MediaError::Cancelled,
+            Self::Broken(reason) => blame(reason),
+        }
+    }
 }
 
 /// A child process, killed when dropped.
@@ -65,7 +82,7 @@ impl Process {
     /// Whether it can take a request. Not when it has said something that nobody asked for, which would be taken for
     /// the next answer, nor when it has not become ready in time.
     pub(super) fn is_fit(&mut self) -> bool {
-        let has_spoken = wait_readable(self.socket.as_fd(), Instant::now()).is_ok();
+        let has_spoken = wait_readable(self.socket.as_fd(), Instant::now(), &Cancel::new()).is_ok();
         let keeps_its_turn = match self.ready {
             true => !has_spoken,
             false => has_spoken || self.started.elapsed() < START_TIMEOUT,
@@ -74,12 +91,12 @@ impl Process {
     }
 
     /// Waits until the worker has closed its sandbox.
-    pub(super) fn wait_ready(&mut self, deadline: Instant) -> Result<(), Silence> {
+    pub(super) fn wait_ready(&mut self, deadline: Instant, cancel: &Cancel) -> Result<(), Silence> {
         if self.ready {
             return Ok(());
         }
         let latest = self.started + START_TIMEOUT;
-        let reply = self.receive(deadline.min(latest)).map_err(|silence| match silence {
+        let reply = self.receive(deadline.min(latest), cancel).map_err(|silence| match silence {
             Silence::Deadline if latest <= deadline => {
                 Silence::Broken(format!("the worker was not ready after {} s", START_TIMEOUT.as_secs()))
             }
@@ -102,6 +119,7 @@ impl Process {
         video: BorrowedFd<'_>,
         frames: BorrowedFd<'_>,
         deadline: Instant,
+        cancel: &Cancel,
     ) -> Result<Result<Decoded, Refusal>, Silence> {
         let begun = Instant::now();
         self.asked += 1;
@@ -113,7 +131,7 @@ impl Process {
         control.push(SendAncillaryMessage::ScmRights(&fds));
         sendmsg(&self.socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
             .map_err(|_| Silence::Broken(self.last_words()))?;
-        let reply = self.receive(deadline);
+        let reply = self.receive(deadline, cancel);
         self.busy += begun.elapsed();
         match reply? {
             Reply::Answer { number, outcome } if number == self.asked => Ok(outcome),
@@ -121,8 +139,8 @@ impl Process {
         }
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<Reply, Silence> {
-        wait_readable(self.socket.as_fd(), deadline)?;
+    fn receive(&mut self, deadline: Instant, cancel: &Cancel) -> Result<Reply, Silence> {
+        wait_readable(self.socket.as_fd(), deadline, cancel)?;
         let mut message = vec![0; MAX_MESSAGE];
         // TRUNC makes the kernel tell the true length of a message that is longer than the buffer.
         let length = match recv(&self.socket, &mut message[..], RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
@@ -157,10 +175,13 @@ fn out_of_turn() -> Silence {
 }
 
 /// Waits until there is something to read or the other end is closed; looks once when the deadline has passed.
-fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> Result<(), Silence> {
+fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant, cancel: &Cancel) -> Result<(), Silence> {
     loop {
+        if cancel.is_cancelled() {
+            return Err(Silence::Cancelled);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).ok();
+        let timeout = Timespec::try_from(left.min(TICK)).ok();
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) if left.is_zero() => return Err(Silence::Deadline),
@@ -191,12 +212,12 @@ mod tests {
         let (mut old, its_end) = silent(START_TIMEOUT);
         assert!(!old.is_fit());
         let later = Instant::now() + Duration::from_secs(60);
-        assert!(matches!(old.wait_ready(later), Err(Silence::Broken(_))));
+        assert!(matches!(old.wait_ready(later, &Cancel::new()), Err(Silence::Broken(_))));
 
         // Ready in time, but nobody has asked since.
         rustix::net::send(&its_end, br#""Ready""#, SendFlags::NOSIGNAL).expect("an open socket");
         assert!(old.is_fit());
-        assert!(old.wait_ready(Instant::now()).is_ok());
+        assert!(old.wait_ready(Instant::now(), &Cancel::new()).is_ok());
         assert!(old.is_fit());
     }
 }

@@ -1,17 +1,17 @@
 //! BMP through the `image` crate, with 16-bit colours widened as Pillow widens them.
 
-use std::io::Cursor;
-
 use ::image::RgbImage;
 use ::image::codecs::bmp::BmpDecoder;
 
 use super::{image_error, read};
-use crate::media::{ImageLimits, MediaError};
+use crate::media::cancel::CancelReader;
+use crate::media::{Cancel, ImageLimits, MediaError};
 
 /// Decodes a BMP.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, MediaError> {
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(image_error(limits))?;
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<RgbImage, MediaError> {
+    let decoder = BmpDecoder::new(CancelReader::new(bytes, cancel)).map_err(image_error(limits))?;
     let (picture, _) = read(decoder, limits)?;
+    cancel.check()?;
     let mut picture = picture.into_rgb8();
     if let Some(green_bits) = green_bits(bytes) {
         for pixel in picture.pixels_mut() {

@@ -8,14 +8,15 @@ use ::gif::{ColorOutput, DecodeOptions, MemoryLimit};
 use ::image::{Rgb, RgbImage};
 
 use super::corrupt;
-use crate::media::{ImageLimits, MediaError};
+use crate::media::cancel::CancelReader;
+use crate::media::{Cancel, ImageLimits, MediaError};
 
 /// Decodes the first frame onto its canvas.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, MediaError> {
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<RgbImage, MediaError> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.set_memory_limit(MemoryLimit::Bytes(NonZeroU64::new(limits.max_pixels).unwrap_or(NonZeroU64::MIN)));
-    let mut decoder = options.read_info(bytes).map_err(corrupt)?;
+    let mut decoder = options.read_info(CancelReader::new(bytes, cancel)).map_err(corrupt)?;
     let screen = (u32::from(decoder.width()), u32::from(decoder.height()));
 
     let frame = decoder.next_frame_info().map_err(corrupt)?.ok_or_else(|| corrupt("no frame"))?;
@@ -31,6 +32,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, Med
     let palette = decoder.palette().map_err(corrupt)?;
     let mut canvas = RgbImage::from_pixel(width, height, colour(palette, transparent.unwrap_or(0)));
     for (y, row) in (top..).zip(indices.chunks_exact(frame_width as usize)) {
+        cancel.check()?;
         for (x, &index) in (left..).zip(row) {
             canvas.put_pixel(x, y, colour(palette, index));
         }

@@ -8,17 +8,18 @@ use jpeg_decoder::{Decoder, PixelFormat};
 
 use super::metadata::Metadata;
 use super::{cmyk_to_rgb, corrupt, from_raw, high_byte};
-use crate::media::{ImageLimits, MediaError};
+use crate::media::cancel::CancelReader;
+use crate::media::{Cancel, ImageLimits, MediaError};
 
 /// Decodes a JPEG. Its size is taken from the parser that decodes it: two parsers need not agree on where the frame
 /// header stands.
 ///
 /// The limit on pixels bounds the memory, too: per pixel and component 2 bytes of coefficients (progressive only), 1 of
 /// a plane and 1 of output, at 4 components 16 bytes, and less than that again in rows on their way to a thread.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<(RgbImage, Metadata), MediaError> {
     const MAX_COMPONENTS: u64 = 4;
     check_scans(bytes)?;
-    let mut decoder = Decoder::new(bytes);
+    let mut decoder = Decoder::new(CancelReader::new(bytes, cancel));
     decoder.read_info().map_err(corrupt)?;
     let info = decoder.info().ok_or_else(|| corrupt("the frame header is missing"))?;
     limits.check_size(info.width.into(), info.height.into())?;
@@ -32,6 +33,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
     };
     // With its coefficients.
     drop(decoder);
+    cancel.check()?;
     let rgb = match info.pixel_format {
         PixelFormat::RGB24 => pixels,
         PixelFormat::L8 => pixels.iter().flat_map(|&level| [level; 3]).collect(),

@@ -2,7 +2,6 @@
 //! Pillow, so the samples come from the `tiff` crate and are converted here.
 
 use std::borrow::Cow;
-use std::io::Cursor;
 
 use ::image::RgbImage;
 use ::image::metadata::Orientation;
@@ -14,24 +13,27 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 
 use super::metadata::Metadata;
 use super::{clip, cmyk_to_rgb, corrupt, from_raw, high_byte};
-use crate::media::{ImageLimits, MediaError};
+use crate::media::cancel::CancelReader;
+use crate::media::{Cancel, ImageLimits, MediaError};
 
 const XMP: Tag = Tag::Unknown(700);
 const ASSOCIATED_ALPHA: u16 = 1;
 const RGB_PALETTE: u16 = 3;
 const JPEG: u16 = 7;
 
-type Reader<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
+type Reader<'a> = Decoder<CancelReader<'a>>;
 
 /// Decodes the first page.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Metadata), MediaError> {
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits, cancel: &Cancel) -> Result<(RgbImage, Metadata), MediaError> {
     let failure = tiff_error(limits);
-    let mut decoder = open(Cow::Borrowed(bytes), limits)?;
+    let mut decoder = open(bytes, limits, cancel)?;
     let interpretation = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(&failure)?;
+    let grey;
     let mut palette = None;
     if interpretation == Some(RGB_PALETTE) {
         palette = Some(decoder.get_tag_u16_vec(Tag::ColorMap).map_err(&failure)?);
-        decoder = open(Cow::Owned(palette_as_grey(bytes)?), limits)?;
+        grey = palette_as_grey(bytes)?;
+        decoder = open(&grey, limits, cancel)?;
     }
     let (width, height) = decoder.dimensions().map_err(&failure)?;
     let metadata = Metadata {
@@ -55,6 +57,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
     let to_rgb = converter(colour, palette.as_deref(), premultiplied)?;
     let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
     for y in 0..height as usize {
+        cancel.check()?;
         for x in 0..width as usize {
             let pixel = samples.pixel(x, y).ok_or_else(|| corrupt("too few samples"))?;
             rgb.extend(to_rgb(pixel));
@@ -64,14 +67,14 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<(RgbImage, Me
 }
 
 /// Reads the first directory and checks the size that it declares.
-fn open<'a>(bytes: Cow<'a, [u8]>, limits: &ImageLimits) -> Result<Reader<'a>, MediaError> {
+fn open<'a>(bytes: &'a [u8], limits: &ImageLimits, cancel: &'a Cancel) -> Result<Reader<'a>, MediaError> {
     let mut codec_limits = Limits::default();
     let max_memory = usize::try_from(limits.max_memory()).unwrap_or(usize::MAX);
     // They are held at the same time.
     codec_limits.decoding_buffer_size = max_memory / 2;
     codec_limits.intermediate_buffer_size = max_memory / 2;
     let failure = tiff_error(limits);
-    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(&failure)?.with_limits(codec_limits);
+    let mut decoder = Decoder::new(CancelReader::new(bytes, cancel)).map_err(&failure)?.with_limits(codec_limits);
     let (width, height) = decoder.dimensions().map_err(&failure)?;
     limits.check_size(width, height)?;
     Ok(decoder)

@@ -29,8 +29,10 @@ pub(super) fn measure(bundle: &Bundle, tta: bool) -> anyhow::Result<Vec<Calibrat
             let prompts: Vec<_> = (0..items.len()).map(|i| &prompts[(batch + i) % prompts.len()]).collect();
             let text = ensemble.encode_prompts(&prompts)?;
             let (scores, _) = ensemble.score(track, &items.iter().collect::<Vec<_>>(), &text)?;
-            for expert in scores.into_iter().flat_map(|score| score.experts) {
-                raw.entry(expert.name).or_default().push(expert.raw);
+            for score in scores {
+                for expert in score?.experts {
+                    raw.entry(expert.name).or_default().push(expert.raw);
+                }
             }
         }
     }

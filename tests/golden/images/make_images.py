@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the still images that tests/images.rs decodes, with what Pillow makes of them.
+"""Makes the still images that tests/images decodes, with what Pillow makes of them.
 
 How to run, from any folder (rewrites everything beside this file but the file itself):
 
@@ -436,7 +436,7 @@ def make_refused():
 
 
 def pattern(width, height):
-    """The picture that tests/images.rs computes in the same way: byte i is (i * 2654435761 mod 2^32) >> 24."""
+    """The picture that tests/images computes in the same way: byte i is (i * 2654435761 mod 2^32) >> 24."""
     i = np.arange(width * height * 3, dtype=np.uint64)
     return (((i * 2654435761) & 0xFFFFFFFF) >> 24).astype(np.uint8).reshape(height, width, 3)
 

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Measures what the server makes of its device, side by side in one run; `make bench` builds what this needs.
+
+Every figure that a goal is set for is a line with the word `ratio`. The raw ceiling is batched forward passes in process
+(benches/ceiling.rs); served is `pcqa bench` against a `pcqa-server` on the same cores, in a closed loop with two batches
+on their way. A closed loop's throughput is taken from Little's law (requests on their way over mean latency): counting
+answers in a window is off by up to a batch at each end. Raw and served take turns, and the means of the turns are
+compared, so that a machine that slows down in between does not favour one of them.
+
+Only Python's own library is used.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RELEASE = ROOT / "target" / "release"
+FULL = ROOT / "target" / "bench" / "full"
+
+
+class Server:
+    """A pcqa-server on a free port, stopped at the end of the block."""
+
+    def __init__(self, *flags):
+        command = [RELEASE / "pcqa-server", "--listen=127.0.0.1:0", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
+        lines = []
+        for line in self.process.stderr:
+            lines.append(line)
+            found = re.search(r"listening.*?listen=\S*?([0-9.]+:[0-9]+)", line)
+            if found:
+                self.address = found.group(1)
+                break
+        else:
+            sys.exit("bench: the server did not start:\n" + "".join(lines))
+        # Nobody may be kept waiting by a full pipe.
+        subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+
+    def __enter__(self):
+        subprocess.run(
+            [RELEASE / "pcqa", "--server", self.address, "--connect-timeout", "600", "info"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def load(self, *flags):
+        """One `pcqa bench`; its result."""
+        command = [RELEASE / "pcqa", "--server", self.address, "bench", "--json", "--no-progress", "--seed=7", *flags]
+        run = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        # 1 says that requests failed, which the result counts.
+        if run.returncode not in (0, 1):
+            sys.exit(f"bench: {' '.join(map(str, command))} ended with {run.returncode}")
+        return json.loads(run.stdout)["result"]
+
+    def resident_mib(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+class Report:
+    """Prints as it goes and keeps everything for the file."""
+
+    def __init__(self):
+        self.figures = {}
+
+    def ratio(self, name, what, value, goal):
+        self.figures[name] = {"what": what, "ratio": value, "goal": goal}
+        print(f"{name}: {what}, ratio {value:.3f} (goal {goal})", flush=True)
+
+    def figure(self, name, what, value, goal):
+        self.figures[name] = {"what": what, "value": value, "goal": goal}
+        print(f"{name}: {what} (goal {goal})", flush=True)
+
+
+def ceiling(bundle, dtype, batch, threads, seconds):
+    """Items per second of batched forward passes in process."""
+    command = ["cargo", "bench", "--quiet", "--locked", "--bench", "ceiling", "--"]
+    command += ["--json", f"--dtype={dtype}", f"--batch={batch}", f"--threads={threads}", f"--seconds={seconds}"]
+    command += [f"--bundle={bundle}"] if bundle else []
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return json.loads(run.stdout)["figures"]["ensemble"]["items_per_second"]
+
+
+def littles_law(result, concurrency):
+    if result["errors"] or not result["latency_ms"]["mean"]:
+        sys.exit(f"bench: a closed loop has errors: {json.dumps(result['by_code'])}")
+    return concurrency / result["latency_ms"]["mean"] * 1000
+
+
+def served_of_raw(report, name, bundle, dtype, batch, args):
+    """The server against the ceiling of the same batch size."""
+    flags = [f"--dtype={dtype}", f"--threads={args.threads}", f"--max-batch-frames={max(batch, 16)}"]
+    flags += ["--default-timeout-seconds=600", "--max-timeout-seconds=600"]
+    flags += [f"--bundle={bundle}"] if bundle else []
+    # As many on their way as two batches take, and never more in a batch than the ceiling had.
+    concurrency = 2 * batch
+    raw, served = [], []
+    for _ in range(args.turns):
+        raw.append(ceiling(bundle, dtype, batch, args.threads, args.seconds))
+        with Server(*flags) as server:
+            per_batch = batch / raw[-1]
+            result = server.load(
+                f"--concurrency={concurrency}",
+                f"--duration={max(args.seconds, 6 * per_batch)}",
+                f"--warm-up={max(2, 2 * per_batch)}",
+                "--size=512",
+                "--format=jpeg",
+                "--new-prompts=0",
+                "--timeout=600",
+            )
+            served.append(littles_law(result, concurrency))
+    raw, served = sum(raw) / len(raw), sum(served) / len(served)
+    fill = result["batch_frames"]
+    what = f"{dtype}, batch {batch}: raw {raw:.3f} images/s, served {served:.3f} images/s in batches of {fill:.1f}"
+    report.ratio(f"{name} {dtype} served/raw", what, served / raw, ">= 0.95 for full")
+
+
+def behaviour(report, args):
+    """What the demo bundle's server does between idle and twice what it can do."""
+    media = ["--size=512", "--format=jpeg", "--new-prompts=0.5"]
+    timing = [f"--duration={args.seconds}", "--warm-up=3"]
+    with Server(f"--threads={args.threads}") as server:
+        alone = server.load("--concurrency=1", *media, *timing)
+        outside = alone["outside_ms"]["p50"]
+        report.figure("demo overhead", f"median outside decode, resize and device at concurrency 1: {outside:.3f} ms",
+                      outside, "<= 1 ms")
+        busy = server.load("--concurrency=32", *media, *timing)
+        what = f"{alone['goodput_per_s']:.1f} images/s at concurrency 1, {busy['goodput_per_s']:.1f} at 32"
+        report.ratio("demo concurrency 32/1", what, busy["goodput_per_s"] / alone["goodput_per_s"], ">= 3 where the cores allow")
+        saturation = busy["goodput_per_s"]
+        most = server.load(f"--rate={0.8 * saturation}", *media, *timing)
+        latency = most["latency_ms"]
+        what = f"open loop at 80 %: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, {most['errors']} errors"
+        report.ratio("demo 80 % p99/p50", what, latency["p99"] / latency["p50"], "<= 5, no errors")
+        before = server.resident_mib()
+        over = server.load(f"--rate={2 * saturation}", *media, *timing)
+        after = server.resident_mib()
+        again = server.load(f"--rate={2 * saturation}", *media, *timing)
+        final = server.resident_mib()
+        shed = over["by_code"].get("RESOURCE_EXHAUSTED", {"count": 0, "latency_ms": {"p99": float("nan")}})
+        others = over["errors"] - shed["count"]
+        what = (f"open loop at 200 %: goodput {over['goodput_per_s']:.1f} of {saturation:.1f} images/s, {shed['count']} shed, "
+                f"{others} other errors, the second time {again['goodput_per_s']:.1f} images/s")
+        report.ratio("demo 200 % goodput", what, over["goodput_per_s"] / saturation, ">= 0.9")
+        report.figure("demo 200 % shed", f"refusals' p99 {shed['latency_ms']['p99']:.1f} ms", shed["latency_ms"]["p99"], "<= 50 ms")
+        what = f"resident memory {before:.0f} MiB before, {after:.0f} and {final:.0f} MiB after the two floods"
+        report.ratio("demo 200 % memory", what, final / after, "about 1")
+
+
+def resizing(report):
+    """The exact resize against fast_image_resize, which is not exact, by criterion's medians."""
+    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "media", "--", "1024"], check=True, cwd=ROOT,
+                   stdout=subprocess.DEVNULL)
+    medians = {}
+    for file in (ROOT / "target" / "criterion").glob("**/new/estimates.json"):
+        about = json.loads((file.parent / "benchmark.json").read_text())
+        medians[about["full_id"]] = json.loads(file.read_text())["median"]["point_estimate"] / 1e6
+    ours = next((value for name, value in medians.items() if "1024" in name and "ours" in name), None)
+    theirs = next((value for name, value in medians.items() if "1024" in name and "fast_image_resize" in name), None)
+    if ours is None or theirs is None:
+        sys.exit(f"bench: no resize figures among {sorted(medians)}")
+    what = f"1024² to 448²: exact {ours:.2f} ms, fast_image_resize {theirs:.2f} ms"
+    report.ratio("resize ours/fast_image_resize", what, ours / theirs, "<= 3")
+
+
+def pytorch(report, args):
+    """The full-size backbones against PyTorch running timm."""
+    for dtype in args.dtype:
+        batch = args.full_batch
+        raw = ceiling(FULL, dtype, batch, args.threads, args.seconds)
+        command = [args.pytorch, ROOT / "benches" / "pytorch_ceiling.py", "--json", f"--dtype={dtype}"]
+        command += [f"--batch={batch}", f"--threads={args.threads}", f"--seconds={args.seconds}"]
+        run = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
+        theirs = json.loads(run.stdout)["figures"]["ensemble"]["items_per_second"]
+        what = f"{dtype}, batch {batch}: raw {raw:.3f} images/s, PyTorch {theirs:.3f} images/s"
+        report.ratio(f"full {dtype} raw/pytorch", what, raw / theirs, ">= 1.0")
+
+
+def full_bundle():
+    """Full-size networks with generated weights, once."""
+    if not (FULL / "bundle.toml").exists():
+        print("bench: generating a full-size bundle (3.3 GB)", file=sys.stderr, flush=True)
+        FULL.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([RELEASE / "pcqa-train", "synth", "--preset=full", f"--out={FULL}"], check=True, stdout=subprocess.DEVNULL)
+    return FULL
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", nargs="+", choices=["demo", "full"], default=["demo", "full"])
+    parser.add_argument("--dtype", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one operation")
+    parser.add_argument("--demo-batch", type=int, default=16)
+    parser.add_argument("--full-batch", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=15, help="least time of each measurement")
+    parser.add_argument("--turns", type=int, default=2, help="how often raw and served take turns")
+    parser.add_argument("--pytorch", metavar="PYTHON", help="a Python with torch, timm and open_clip, to compare with")
+    parser.add_argument("--report", metavar="FILE", help="write all figures as JSON")
+    args = parser.parse_args()
+    report, begin = Report(), time.time()
+    if "demo" in args.bundle:
+        resizing(report)
+        behaviour(report, args)
+        for dtype in args.dtype:
+            served_of_raw(report, "demo", None, dtype, args.demo_batch, args)
+    if "full" in args.bundle:
+        for dtype in args.dtype:
+            served_of_raw(report, "full", full_bundle(), dtype, args.full_batch, args)
+        if args.pytorch:
+            pytorch(report, args)
+    if args.report:
+        machine = {"cores": os.cpu_count(), "threads": args.threads, "seconds": time.time() - begin}
+        pathlib.Path(args.report).write_text(json.dumps({"machine": machine, "figures": report.figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
