@@ -12,7 +12,6 @@ mod scoring;
 mod service;
 mod shares;
 mod stream;
-mod terms;
 
 pub use config::{Config, ConfigError, Parsed};
 pub use life::{Ending, log, run};

@@ -26,7 +26,7 @@ pub(super) use self::receive::Received;
 use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::shares::{Share, Shares};
-use crate::engine::Caller;
+use crate::engine::{Caller, Priority};
 
 /// A call's answer must reach tonic's own timer, which runs on the caller's deadline and says CANCELLED, before it
 /// rings.
@@ -54,6 +54,17 @@ pub(super) struct Call {
     pub deadline: Instant,
     /// GetModel needs none.
     _place: Option<Arc<Share>>,
+}
+
+/// Who asks for a score, how urgently, since when and until when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub caller: Caller,
+    pub priority: Priority,
+    /// When the request's head arrived; for an item of a stream, when it was read.
+    pub arrived: Instant,
+    /// When the answer must be there: for the queue, the decoder and the device.
+    pub deadline: Instant,
 }
 
 impl Call {

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::pool::{Lost, Pool, TooLong, Turn};
+use super::call::Terms;
 use super::config::Config;
 use super::error::ServiceError;
 use super::shares::Share;
-use super::terms::Terms;
 use crate::media::{
     Cancel, DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
 };
@@ -92,21 +92,20 @@ impl Decoding {
         sides: &[u32],
         terms: Terms,
     ) -> Result<Pending, ServiceError> {
-        let Terms { caller, priority, deadline, .. } = terms;
         let sides = sides.to_vec();
         let turn = match track {
             Track::Image => {
                 let limits = self.image_limits.clone();
                 let work = move |cancel: &Cancel| image(media, &sides, &limits, cancel);
-                self.images.enter(caller, priority, deadline, work)
+                self.images.enter(terms, work)
             }
             Track::Video => {
                 let decoder = self.decoder.clone();
                 let work = move |cancel: &Cancel| {
-                    let decoded = decoder.decode(&media.bytes, &sides, deadline, cancel)?;
+                    let decoded = decoder.decode(&media.bytes, &sides, terms.deadline, cancel)?;
                     Ok(Decoded { frames: decoded.frames, resize: decoded.resize })
                 };
-                self.videos.enter(caller, priority, deadline, work)
+                self.videos.enter(terms, work)
             }
         };
         Ok(Pending { field: field.to_owned(), turn: turn.map_err(|too_long| refusal(track, too_long))? })

@@ -57,7 +57,6 @@ impl ServiceError {
     pub fn media(field: &str, error: MediaError) -> Self {
         match error {
             MediaError::Deadline { .. } => Self::Deadline(format!("{field}: {error}")),
-            // Only who has gone away cancels.
             MediaError::Worker(problem) => {
                 tracing::error!(problem, "the video decoder cannot run");
                 Self::Unavailable("the video decoder is not available")

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use futures_util::future;
 
+use super::call::Terms;
 use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
 use super::decode::{Decoded, Decoding, Media, Pending};
 use super::error::ServiceError;
-use super::terms::Terms;
 use crate::engine::{Engine, Order, Reservation, Ticket};
 use crate::model::Track;
 use crate::proto;
@@ -57,7 +57,7 @@ impl Scoring {
         let reservation = self.reserve(track, terms)?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
-        let decoded = self.decode(track, field, media, sides, terms)?.finished().await?;
+        let decoded = self.decoding.enter(track, field, media, sides, terms)?.finished().await?;
         self.submit(reservation, prompt, decoded, begin, terms).answer().await
     }
 
@@ -82,7 +82,8 @@ impl Scoring {
             (0..count).map(|_| self.reserve(Track::Image, terms)).collect::<Result<Vec<_>, ServiceError>>()?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
-        let enter = |(index, image)| self.decode(Track::Image, &format!("images[{index}]"), image, sides, terms);
+        let enter =
+            |(index, image)| self.decoding.enter(Track::Image, &format!("images[{index}]"), image, sides, terms);
         let pending = images.into_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
         let decoded = all_or_every_violation(future::join_all(pending.into_iter().map(Pending::finished)).await)?;
         let submitted = reservations
@@ -126,17 +127,6 @@ impl Scoring {
         let Terms { caller, priority, deadline, .. } = terms;
         let order = Order { caller, track, priority, frames, deadline };
         Ok(self.engine.reserve(order)?)
-    }
-
-    fn decode(
-        &self,
-        track: Track,
-        field: &str,
-        media: Media,
-        sides: &[u32],
-        terms: Terms,
-    ) -> Result<Pending, ServiceError> {
-        self.decoding.enter(track, field, media, sides, terms)
     }
 
     /// `begin` is when decoding was asked for; until now is its time, whatever it waited for.

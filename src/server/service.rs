@@ -5,14 +5,13 @@ use std::sync::{Arc, OnceLock};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::Call;
+use super::call::{Call, Terms};
 use super::convert;
 use super::decode::Media;
 use super::error::ServiceError;
 use super::scoring::Scoring;
 use super::shares::Share;
 use super::stream::Streams;
-use super::terms::Terms;
 use crate::model::Track;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringService;

@@ -14,14 +14,13 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::call::{Call, fault_named, out_of_time};
+use super::call::{Call, Terms, fault_named, out_of_time};
 use super::config::TimeOptions;
 use super::convert;
 use super::decode::Media;
 use super::error::{ServiceError, prefix};
 use super::scoring::Scoring;
 use super::shares::Share;
-use super::terms::Terms;
 use crate::engine::Caller;
 use crate::model::Track;
 use crate::proto::score_stream_request::Media as Encoded;

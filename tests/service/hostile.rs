@@ -311,7 +311,7 @@ async fn bulk_work_of_one_caller_waits_for_the_interactive_work_of_another() {
 #[tokio::test]
 async fn a_video_call_that_is_hung_up_frees_its_worker() {
     let house = House::start(&["--decoder-workers=1"]).await;
-    let source = "-f lavfi -i testsrc=size=960x720:rate=30 -t 60 -c:v libx264 -preset ultrafast -g 2000";
+    let source = "-f lavfi -i testsrc=size=960x720:rate=30 -t 30 -c:v libx264 -preset ultrafast -g 1000";
     let (long, short) = (ffmpeg(source, "mp4"), clip(1));
     let begin = Instant::now();
     house.video(PROMPT, long.clone()).await.unwrap();

@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::house::{House, server};
+use crate::house::{House, PATIENCE, server};
 use crate::media::png;
 
 const SERVICE: &str = "pcqa.v1.ScoringService";
@@ -117,7 +117,9 @@ async fn an_end_in_the_middle_of_scoring_is_no_crash() {
                 tokio::spawn(async move { client.rank_images(request).await })
             })
             .collect();
+        let begin = std::time::Instant::now();
         while !house.log().contains("scored") {
+            assert!(begin.elapsed() < PATIENCE, "nothing was scored:\n{}", house.log());
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         for _ in 0..signals {

@@ -1,16 +1,19 @@
 //! Where the time went: the stages of every score add up to its total.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 use pcqa::proto::score_stream_request::Media;
 use pcqa::proto::score_stream_response::Outcome;
 use pcqa::proto::{Score, ScoreStreamRequest};
 
 use crate::house::House;
-use crate::media::{clip, encoded, picture, png};
+use crate::media::{clip, encoded, picture};
 
 const PROMPT: &str = "a lighthouse";
 
-/// How much may be missing: a twentieth of the total, and what a thread needs to wake up.
+/// How much may be missing: a twentieth of the total, and what a thread needs to wake up. What is not measured is
+/// missing from every score; a thread that a busy machine lets wait makes some scores miss more.
 const SLACK: (f64, f64) = (0.05, 0.001);
 
 #[tokio::test]
@@ -18,30 +21,36 @@ async fn the_stages_of_every_score_add_up_to_its_total() {
     let house = House::start(&[]).await;
     let large = encoded(&picture(1500, 1000, 1), image::ImageFormat::Png);
     let clip = clip(20);
-    let mut scores = Vec::new();
-    for count in [1, 16] {
+    let mut sums: BTreeMap<_, Vec<Sum>> = BTreeMap::new();
+    for count in [1; 7].into_iter().chain([16]) {
         let images = join_all((0..count).map(|_| house.image(PROMPT, large.clone()))).await;
         let videos = join_all((0..count).map(|_| house.video(PROMPT, clip.clone()))).await;
-        scores.extend(images.into_iter().map(|score| ("image", count, score.unwrap())));
-        scores.extend(videos.into_iter().map(|score| ("video", count, score.unwrap())));
-        for (name, media) in [
-            ("image in a stream", Media::Image(large.clone().into())),
-            ("video in a stream", Media::Video(clip.clone().into())),
-        ] {
-            scores.extend(stream(&house, vec![media; count]).await.into_iter().map(|score| (name, count, score)));
+        let ranked = house.rank(PROMPT, vec![large.clone(); count]).await.unwrap();
+        let kinds = [
+            ("image", images.into_iter().map(Result::unwrap).collect()),
+            ("video", videos.into_iter().map(Result::unwrap).collect()),
+            ("ranked image", ranked.into_iter().map(|image| image.score.unwrap()).collect()),
+            ("image in a stream", stream(&house, vec![Media::Image(large.clone().into()); count]).await),
+            ("video in a stream", stream(&house, vec![Media::Video(clip.clone().into()); count]).await),
+        ];
+        for (kind, scores) in kinds {
+            sums.entry((kind, count)).or_default().extend(scores.iter().map(Sum::of));
         }
-        let ranked = house.rank(PROMPT, (0..count as u32).map(png).collect()).await.unwrap();
-        scores.extend(ranked.into_iter().map(|image| ("ranked image", count, image.score.unwrap())));
     }
-    let sums: Vec<_> = scores.iter().map(|(name, count, score)| (name, count, Sum::of(score))).collect();
-    for (name, count, Sum { stages, total, .. }) in &sums {
+    for ((kind, count), sums) in &mut sums {
+        let over = |sum: &Sum| sum.stages - sum.total;
+        assert!(sums.iter().all(|sum| over(sum) < 1e-6), "{kind}, {count} at once");
+        sums.sort_by(|a, b| over(b).total_cmp(&over(a)));
+        let Sum { stages, total, .. } = sums[sums.len() / 2];
         let missing = total - stages;
-        assert!(missing >= -1e-6, "{name}, {count} at once: {stages} s of stages in {total} s");
-        println!("{name}, {count} at once: {:.2} ms missing of {:.1} ms", missing * 1e3, total * 1e3);
-        assert!(missing <= total * SLACK.0 + SLACK.1, "{name}, {count} at once: {stages} s of stages in {total} s");
+        println!("{kind}, {count} at once: {:.2} ms missing of {:.1} ms", missing * 1e3, total * 1e3);
+        assert!(missing <= total * SLACK.0 + SLACK.1, "{kind}, {count} at once: {stages} s of stages in {total} s");
     }
-    let streamed = sums.iter().filter(|(name, ..)| name.contains("stream"));
-    assert!(streamed.into_iter().all(|(.., sum)| sum.receive < 0.1 * sum.total + SLACK.1));
+    let streamed = sums.iter().filter(|((kind, _), _)| kind.contains("stream")).flat_map(|(_, sums)| sums);
+    assert!(
+        streamed.into_iter().all(|sum| sum.receive < 0.1 * sum.total + 0.01),
+        "an item of a stream has arrived when it is read"
+    );
 }
 
 async fn stream(house: &House, media: Vec<Media>) -> Vec<Score> {

@@ -1,4 +1,4 @@
-//! Threads of our own that work off one line: by priority, then by deadline, with the share that keeps bulk work going.
+//! Threads of our own that work off one line: by priority, callers in turn, then by deadline; bulk work has its share.
 //!
 //! Guarantees: what nobody waits for any more leaves the line at once, or is told to stop where it has begun; what is
 //! too late is never begun; a panic costs the work that panicked, not its thread.
@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::pace::{Ahead, Pace};
-use crate::engine::{Caller, Key, Line, Priority};
+use crate::engine::{Key, Line};
 use crate::media::Cancel;
+use crate::server::call::Terms;
 
 /// A fixed number of threads and the line before them. Dropping it lets the threads end after what they have begun.
 pub(super) struct Pool<T> {
@@ -87,21 +88,15 @@ impl<T: Send + 'static> Pool<T> {
     }
 
     /// Puts `work` in line, unless by what has been measured it could not be done by its deadline.
-    pub fn enter(
-        &self,
-        caller: Caller,
-        priority: Priority,
-        deadline: Instant,
-        work: impl FnOnce(&Cancel) -> T + Send + 'static,
-    ) -> Result<Turn<T>, TooLong> {
-        let now = Instant::now();
+    pub fn enter(&self, terms: Terms, work: impl FnOnce(&Cancel) -> T + Send + 'static) -> Result<Turn<T>, TooLong> {
+        let Terms { caller, priority, deadline, .. } = terms;
         let cancel = Cancel::new();
         let (answer, receiver) = oneshot::channel();
         let job = Job { work: Box::new(work), cancel: cancel.clone(), answer };
         let mut state = self.shared.lock();
         let waiting = state.line.ahead(caller, priority, deadline).len();
         let ahead = Ahead { waiting, running: state.running, threads: self.shared.threads };
-        let left = deadline.saturating_duration_since(now);
+        let left = deadline.saturating_duration_since(Instant::now());
         if let Some(takes) = state.pace.time_to_finish(ahead)
             && takes > left
         {

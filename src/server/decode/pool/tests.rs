@@ -1,10 +1,16 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::engine::Priority::{Bulk, Interactive};
+use crate::engine::Caller;
+use crate::engine::Priority::{self, Bulk, Interactive};
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(600);
+
+/// Of the first caller.
+fn by(priority: Priority, deadline: Instant) -> Terms {
+    Terms { caller: Caller(1), priority, arrived: Instant::now(), deadline }
+}
 
 /// One thread that is busy until the returned sender is used or dropped.
 async fn busy_pool<T: Send + Default + 'static>() -> (Pool<T>, mpsc::Sender<()>, Turn<T>) {
@@ -16,7 +22,7 @@ async fn busy_pool<T: Send + Default + 'static>() -> (Pool<T>, mpsc::Sender<()>,
         let _ = released.recv();
         T::default()
     };
-    let turn = pool.enter(Caller(1), Interactive, Instant::now() + LONG, work).unwrap();
+    let turn = pool.enter(by(Interactive, Instant::now() + LONG), work).unwrap();
     has_begun.await.unwrap();
     (pool, release, turn)
 }
@@ -31,7 +37,7 @@ async fn work_goes_by_priority_and_then_by_deadline() {
         .map(|(priority, seconds, name)| {
             let order = order.clone();
             let work = move |_: &Cancel| order.lock().unwrap().push(name);
-            pool.enter(Caller(1), priority, now + Duration::from_secs(seconds), work).unwrap()
+            pool.enter(by(priority, now + Duration::from_secs(seconds)), work).unwrap()
         })
         .collect();
     drop(release);
@@ -42,6 +48,26 @@ async fn work_goes_by_priority_and_then_by_deadline() {
 }
 
 #[tokio::test]
+async fn callers_take_turns() {
+    let (pool, release, _turn) = busy_pool::<()>().await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let deadline = Instant::now() + LONG;
+    let turns: Vec<_> = [2, 2, 2, 2, 3]
+        .into_iter()
+        .map(|caller| {
+            let order = order.clone();
+            let terms = Terms { caller: Caller(caller), ..by(Interactive, deadline) };
+            pool.enter(terms, move |_: &Cancel| order.lock().unwrap().push(caller)).unwrap()
+        })
+        .collect();
+    drop(release);
+    for turn in turns {
+        turn.await.unwrap();
+    }
+    assert_ne!(order.lock().unwrap().last(), Some(&3));
+}
+
+#[tokio::test]
 async fn what_nobody_waits_for_leaves_the_line_at_once() {
     let (pool, release, _turn) = busy_pool::<()>().await;
     let held = Arc::new(());
@@ -49,7 +75,7 @@ async fn what_nobody_waits_for_leaves_the_line_at_once() {
         let held = held.clone();
         move |_: &Cancel| drop(held)
     };
-    let turn = pool.enter(Caller(1), Interactive, Instant::now() + LONG, work).unwrap();
+    let turn = pool.enter(by(Interactive, Instant::now() + LONG), work).unwrap();
     assert_eq!(Arc::strong_count(&held), 2);
     drop(turn);
     assert_eq!(Arc::strong_count(&held), 1, "the thread is still busy");
@@ -68,17 +94,17 @@ async fn what_has_begun_is_told_to_stop() {
         }
         let _ = stopped.send(());
     };
-    let turn = pool.enter(Caller(1), Interactive, Instant::now() + LONG, work).unwrap();
+    let turn = pool.enter(by(Interactive, Instant::now() + LONG), work).unwrap();
     has_begun.await.unwrap();
     drop(turn);
     has_stopped.await.unwrap();
-    pool.enter(Caller(1), Interactive, Instant::now() + LONG, |_| ()).unwrap().await.unwrap();
+    pool.enter(by(Interactive, Instant::now() + LONG), |_| ()).unwrap().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_too_late_is_never_begun() {
     let (pool, release, _turn) = busy_pool::<()>().await;
-    let turn = pool.enter(Caller(1), Interactive, Instant::now(), |_: &Cancel| panic!("begun")).unwrap();
+    let turn = pool.enter(by(Interactive, Instant::now()), |_: &Cancel| panic!("begun")).unwrap();
     drop(release);
     assert_eq!(turn.await, Err(Lost::Late));
 }
@@ -87,15 +113,15 @@ async fn what_is_too_late_is_never_begun() {
 async fn a_panic_costs_the_work_and_not_the_thread() {
     let pool = Pool::start("test", 1).unwrap();
     let deadline = Instant::now() + LONG;
-    let panicked = pool.enter(Caller(1), Interactive, deadline, |_: &Cancel| panic!("of a decoder")).unwrap().await;
+    let panicked = pool.enter(by(Interactive, deadline), |_: &Cancel| panic!("of a decoder")).unwrap().await;
     assert_eq!(panicked, Err(Lost::Panicked("of a decoder".to_owned())));
-    assert_eq!(pool.enter(Caller(1), Interactive, deadline, |_| 7).unwrap().await, Ok(7));
+    assert_eq!(pool.enter(by(Interactive, deadline), |_| 7).unwrap().await, Ok(7));
 }
 
 #[tokio::test]
 async fn who_cannot_be_done_in_time_is_refused_at_the_door() {
     let (pool, release, turn) = busy_pool::<()>().await;
-    let enter = |seconds| pool.enter(Caller(1), Interactive, Instant::now() + Duration::from_secs(seconds), |_| ());
+    let enter = |seconds| pool.enter(by(Interactive, Instant::now() + Duration::from_secs(seconds)), |_| ());
     // Nothing has been measured.
     drop(enter(1).unwrap());
     pool.shared.lock().pace.record(Duration::from_secs(100));
@@ -117,7 +143,7 @@ async fn who_cannot_be_done_in_time_is_refused_at_the_door() {
 #[tokio::test]
 async fn the_end_of_the_pool_is_said_to_who_waits() {
     let (pool, release, _turn) = busy_pool::<()>().await;
-    let turn = pool.enter(Caller(1), Interactive, Instant::now() + LONG, |_| ()).unwrap();
+    let turn = pool.enter(by(Interactive, Instant::now() + LONG), |_| ()).unwrap();
     drop(pool);
     assert_eq!(turn.await, Err(Lost::Ended));
     drop(release);
