@@ -9,6 +9,7 @@
 mod budget;
 mod former;
 mod line;
+mod pace;
 mod queue;
 mod scorer;
 mod text_cache;
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 pub use self::budget::{Budget, Caller, Refusal};
 use self::former::Limits;
 pub use self::line::{BULK_SHARE, Key, Line, Priority};
+pub use self::pace::Pace;
 use self::queue::{Queue, Waiting};
 pub use self::scorer::{ModelFacts, Scorer};
 use crate::media::Frames;

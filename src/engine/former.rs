@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Refusal};
 use super::line::{Key, Line};
+use super::pace::Pace;
 use super::{EngineError, Order};
 use crate::model::Track;
 
@@ -35,8 +36,8 @@ pub(super) struct Former<T> {
     limits: Limits,
     line: Line<Slot<T>>,
     budget: Budget,
-    /// Measured device time of a frame, by track.
-    seconds_per_frame: [Option<f64>; 2],
+    /// Of a frame on a device, by track.
+    pace: [Pace; 2],
 }
 
 struct Slot<T> {
@@ -90,12 +91,7 @@ impl Reason {
 
 impl<T> Former<T> {
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            line: Line::default(),
-            budget: Budget::new(limits.max_queue_frames),
-            seconds_per_frame: [None; 2],
-        }
+        Self { limits, line: Line::default(), budget: Budget::new(limits.max_queue_frames), pace: [Pace::default(); 2] }
     }
 
     /// Gives `order` its place in line.
@@ -107,12 +103,12 @@ impl<T> Former<T> {
         if order.frames > self.limits.max_batch_frames {
             return Err(EngineError::TooLarge { frames: order.frames, limit: self.limits.max_batch_frames });
         }
-        let wait = self.wait_for(&order);
+        let wait = self.wait_for(&order, now);
         if wait > left {
             return Err(EngineError::Hopeless { wait, left });
         }
         let frames = u64::from(order.frames);
-        self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track))?;
+        self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track, now))?;
         Ok(self.line.insert(order.caller, order.priority, order.deadline, frames, false, Slot { order, ready: None }))
     }
 
@@ -164,11 +160,8 @@ impl<T> Former<T> {
     }
 
     /// Learns from `frames` of `track` scored in `elapsed`.
-    pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration) {
-        let measured = elapsed.as_secs_f64() / f64::from(frames.max(1));
-        let known = &mut self.seconds_per_frame[index(track)];
-        // A moving average over about the last five batches.
-        *known = Some(known.map_or(measured, |known| 0.8 * known + 0.2 * measured));
+    pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration, now: Instant) {
+        self.pace[index(track)].record(frames, elapsed, now);
     }
 
     /// Frames that have a place.
@@ -217,20 +210,21 @@ impl<T> Former<T> {
         slot.ready.map(|(_, item)| item)
     }
 
-    /// How long the devices need for what would go before `order`; 0 as long as nothing has been measured.
-    fn wait_for(&self, order: &Order) -> Duration {
+    /// How long the devices need for what would go before `order`; 0 where nothing has been measured lately.
+    fn wait_for(&self, order: &Order, now: Instant) -> Duration {
         let ahead = self.line.ahead(order.caller, order.priority, order.deadline);
-        let seconds: f64 = ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames)).sum();
+        let seconds: f64 =
+            ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames, now)).sum();
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    fn seconds_for(&self, track: Track, frames: u64) -> f64 {
-        self.seconds_per_frame[index(track)].unwrap_or(0.0) * frames as f64 / f64::from(self.limits.devices)
+    fn seconds_for(&self, track: Track, frames: u64, now: Instant) -> f64 {
+        self.pace[index(track)].seconds(now).unwrap_or(0.0) * frames as f64 / f64::from(self.limits.devices)
     }
 
-    fn refused(&self, refusal: Refusal, track: Track) -> EngineError {
+    fn refused(&self, refusal: Refusal, track: Track, now: Instant) -> EngineError {
         let retry_after = |excess| {
-            let wait = Duration::try_from_secs_f64(self.seconds_for(track, excess)).unwrap_or(RETRY_AFTER.1);
+            let wait = Duration::try_from_secs_f64(self.seconds_for(track, excess, now)).unwrap_or(RETRY_AFTER.1);
             wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
         };
         match refusal {

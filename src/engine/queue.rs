@@ -137,7 +137,7 @@ impl Queue {
 
     /// Learns from `frames` of `track` scored in `elapsed`.
     pub fn record(&self, track: Track, frames: u32, elapsed: Duration) {
-        self.lock().former.record(track, frames, elapsed);
+        self.lock().former.record(track, frames, elapsed, Instant::now());
     }
 
     /// Takes no more items; those that have a place are still scored.

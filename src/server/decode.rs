@@ -1,7 +1,7 @@
 //! Media to frames off the async threads: images on a fixed number of threads of this process, videos in a fixed number
 //! of decoder processes with a thread each that waits for it. Before both stands a line: see [`Pool`].
 
-mod pace;
+mod ahead;
 mod pool;
 
 use std::sync::Arc;

@@ -69,7 +69,9 @@ async fn ten_thousand_streams_on_one_connection() {
     });
     let opened: Vec<_> = opened.buffer_unordered(2000).collect().await;
     let (open, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
-    assert!(refused.iter().all(|refused| comes_back_later(refused.as_ref().err().unwrap())));
+    for refused in refused.iter().filter_map(|refused| refused.as_ref().err()) {
+        assert!(comes_back_later(refused), "{refused:?}");
+    }
     // All but one place of the 1024, half of them: so many stay free for others.
     assert!((500..=512).contains(&open.len()), "{} streams are open", open.len());
     bystander.is_unharmed(&house).await;

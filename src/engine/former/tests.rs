@@ -73,7 +73,7 @@ fn hopeless_work_is_refused_at_the_door_by_the_measured_rate() {
     former.reserve(Order { frames: 16, deadline: soon(1000), ..order(now) }, now).unwrap();
     // Nothing is measured yet.
     former.reserve(Order { deadline: soon(1001), ..order(now) }, now).unwrap();
-    former.record(Track::Image, 10, Duration::from_secs(1));
+    former.record(Track::Image, 10, Duration::from_secs(1), now);
     match former.reserve(Order { deadline: soon(1500), ..order(now) }, now) {
         Err(EngineError::Hopeless { wait, left }) => {
             assert_eq!((wait, left), (Duration::from_millis(1700), Duration::from_millis(1500)));
@@ -95,7 +95,7 @@ fn the_retry_delay_is_what_the_excess_takes() {
             panic!("{caller}: {error}");
         });
     }
-    former.record(Track::Image, 10, Duration::from_secs(1));
+    former.record(Track::Image, 10, Duration::from_secs(1), now);
     match former.reserve(Order { caller: Caller(9), frames: 20, ..order(now) }, now) {
         Err(EngineError::QueueFull { queued: 96, limit: 96, retry_after }) => {
             assert_eq!(retry_after, Duration::from_secs(2));

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::pace::{Ahead, Pace};
-use crate::engine::{Key, Line};
+use super::ahead::Ahead;
+use crate::engine::{Key, Line, Pace};
 use crate::media::Cancel;
 use crate::server::call::Terms;
 
@@ -96,8 +96,9 @@ impl<T: Send + 'static> Pool<T> {
         let mut state = self.shared.lock();
         let waiting = state.line.ahead(caller, priority, deadline).len();
         let ahead = Ahead { waiting, running: state.running, threads: self.shared.threads };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Some(takes) = state.pace.time_to_finish(ahead)
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        if let Some(takes) = state.pace.seconds(now).and_then(|seconds| ahead.time_to_finish(seconds))
             && takes > left
         {
             return Err(TooLong { takes, left });
@@ -159,7 +160,7 @@ impl<T> Shared<T> {
         let mut state = self.lock();
         state.running -= 1;
         if !cancel.is_cancelled() {
-            state.pace.record(elapsed);
+            state.pace.record(1, elapsed, Instant::now());
         }
     }
 

@@ -124,7 +124,7 @@ async fn who_cannot_be_done_in_time_is_refused_at_the_door() {
     let enter = |seconds| pool.enter(by(Interactive, Instant::now() + Duration::from_secs(seconds)), |_| ());
     // Nothing has been measured.
     drop(enter(1).unwrap());
-    pool.shared.lock().pace.record(Duration::from_secs(100));
+    pool.shared.lock().pace.record(1, Duration::from_secs(100), Instant::now());
     let refused = enter(140).err().unwrap();
     assert_eq!(refused.takes, Duration::from_secs(150));
     assert!(refused.left <= Duration::from_secs(140) && refused.left > Duration::from_secs(20), "{refused:?}");
