@@ -17,12 +17,15 @@ const END: u32 = 49407;
 /// A picture or clip by its number, and a prompt.
 type Item = (usize, TokenIds);
 
+/// What tells items apart.
+type Key = (usize, Box<[u32]>);
+
 /// Random media, one network, and what each item scores alone.
 struct House {
     network: Ensemble,
     track: Track,
     media: Vec<Frames>,
-    alone: RefCell<HashMap<(usize, Box<[u32]>), EnsembleScore>>,
+    alone: RefCell<HashMap<Key, EnsembleScore>>,
 }
 
 impl House {
