@@ -64,7 +64,7 @@ fn metrics(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("metrics");
     let request = || {
         let elapsed = Duration::from_millis(20);
-        pcqa::metrics::request("ScoreImage", "OK", elapsed);
+        pcqa::metrics::request("ScoreImage", "Ok".to_owned(), elapsed);
         for stage in ["receive", "decode", "resize", "queue", "text", "vision", "head"] {
             pcqa::metrics::stage("image", stage, elapsed);
         }

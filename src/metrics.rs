@@ -124,7 +124,7 @@ fn describe(metric: &Metric) {
 }
 
 /// A call of `rpc` was answered with `code`.
-pub fn request(rpc: &'static str, code: &'static str, elapsed: Duration) {
+pub fn request(rpc: &'static str, code: String, elapsed: Duration) {
     counter!(REQUESTS.name, "rpc" => rpc, "code" => code).increment(1);
     histogram!(REQUEST_SECONDS.name, "rpc" => rpc).record(elapsed);
 }

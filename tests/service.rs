@@ -12,6 +12,8 @@ mod life;
 mod load;
 #[path = "service/media.rs"]
 mod media;
+#[path = "service/metrics.rs"]
+mod metrics;
 #[path = "service/raw.rs"]
 mod raw;
 #[path = "service/scores.rs"]

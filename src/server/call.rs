@@ -27,6 +27,7 @@ use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::shares::{Share, Shares};
 use crate::engine::{Caller, Priority};
+use crate::metrics;
 
 /// A call's answer must reach tonic's own timer, which runs on the caller's deadline and says CANCELLED, before it
 /// rings.
@@ -34,6 +35,9 @@ const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// What holds no media and tells callers the limits is answered however busy the service is.
 const WITHOUT_PLACE: &str = "GetModel";
+
+/// As metrics name them.
+const RPCS: [&str; 5] = ["ScoreImage", "ScoreVideo", "ScoreStream", "RankImages", "GetModel"];
 
 /// One call in progress; its handler finds it in the request's extensions. The call's place is free again when the last
 /// clone is gone.
@@ -186,6 +190,9 @@ fn refusal(error: ServiceError) -> Response<Body> {
 
 fn answered(rpc: &str, arrived: Instant, response: Response<Body>) -> Response<Body> {
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+    // What a caller invents may not become a label.
+    let known = RPCS.into_iter().find(|known| *known == rpc).unwrap_or("other");
+    metrics::request(known, format!("{code:?}"), arrived.elapsed());
     tracing::debug!(rpc, ?code, ms = arrived.elapsed().as_millis(), "answered");
     response
 }

@@ -10,6 +10,7 @@ use crate::proto;
 
 /// What a score says beside the numbers of the engine.
 pub(super) struct Circumstances {
+    pub track: Track,
     pub model_version: String,
     pub prompt_truncated: bool,
     pub frames_used: u32,
@@ -21,7 +22,7 @@ pub(super) struct Circumstances {
 /// A score as the API says it; `total` is the time since the request's arrival.
 pub(super) fn score(scored: Scored, circumstances: Circumstances, total: Duration) -> proto::Score {
     let experts = scored.score.experts.into_iter();
-    let Circumstances { model_version, prompt_truncated, frames_used, receive, decode, resize } = circumstances;
+    let Circumstances { model_version, prompt_truncated, frames_used, receive, decode, resize, .. } = circumstances;
     proto::Score {
         mos: scored.score.mos,
         z: scored.score.z,

@@ -25,6 +25,7 @@ use super::load;
 use super::scoring::Scoring;
 use super::service::Service;
 use super::stream::Streams;
+use crate::metrics;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringServiceServer;
 
@@ -71,6 +72,10 @@ pub fn log(options: &LogOptions) {
 pub async fn run(config: Config) -> Result<Ending> {
     let begin = Instant::now();
     let mut signals = Signals::new()?;
+    if let Some(listen) = config.metrics_listen {
+        metrics::serve(listen).with_context(|| format!("metrics_listen: cannot serve on {listen}"))?;
+        tracing::info!(%listen, "serving metrics at /metrics");
+    }
     let scoring = Arc::new(OnceLock::new());
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;

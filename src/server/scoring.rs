@@ -11,7 +11,8 @@ use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
 use super::decode::{Decoded, Decoding, Media, Pending};
 use super::error::ServiceError;
-use crate::engine::{Engine, Order, Reservation, Ticket};
+use crate::engine::{Engine, Order, Reservation, Scored, Ticket};
+use crate::metrics;
 use crate::model::Track;
 use crate::proto;
 use crate::text::{TokenIds, Tokenizer};
@@ -58,7 +59,7 @@ impl Scoring {
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
         let decoded = self.decoding.enter(track, field, media, sides, terms)?.finished().await?;
-        self.submit(reservation, prompt, decoded, begin, terms).answer().await
+        self.submit(track, reservation, prompt, decoded, begin, terms).answer().await
     }
 
     /// Scores `images` for one prompt, best first. Nothing is decoded before every image has its place, and nothing is
@@ -86,10 +87,9 @@ impl Scoring {
             |(index, image)| self.decoding.enter(Track::Image, &format!("images[{index}]"), image, sides, terms);
         let pending = images.into_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
         let decoded = all_or_every_violation(future::join_all(pending.into_iter().map(Pending::finished)).await)?;
-        let submitted = reservations
-            .into_iter()
-            .zip(decoded)
-            .map(|(reservation, decoded)| self.submit(reservation, prompt.clone(), decoded, begin, terms).answer());
+        let submitted = reservations.into_iter().zip(decoded).map(|(reservation, decoded)| {
+            self.submit(Track::Image, reservation, prompt.clone(), decoded, begin, terms).answer()
+        });
         Ok(best_first(future::try_join_all(submitted).await?))
     }
 
@@ -132,6 +132,7 @@ impl Scoring {
     /// `begin` is when decoding was asked for; until now is its time, whatever it waited for.
     fn submit(
         &self,
+        track: Track,
         reservation: Reservation,
         prompt: TokenIds,
         decoded: Decoded,
@@ -140,6 +141,7 @@ impl Scoring {
     ) -> Submitted {
         let Decoded { frames, resize } = decoded;
         let circumstances = Circumstances {
+            track,
             model_version: self.engine.facts().manifest.version.clone(),
             prompt_truncated: prompt.truncated,
             frames_used: frames.count,
@@ -153,18 +155,30 @@ impl Scoring {
 
 impl Submitted {
     async fn answer(self) -> Result<proto::Score, ServiceError> {
-        let scored = self.ticket.await?;
-        let total = self.terms.arrived.elapsed();
+        let Self { ticket, circumstances, terms } = self;
+        let scored = ticket.await?;
+        let total = terms.arrived.elapsed();
+        count_stages(&circumstances, &scored);
         tracing::debug!(
-            frames = self.circumstances.frames_used,
+            frames = circumstances.frames_used,
             batch_frames = scored.batch_frames,
-            decode_ms = self.circumstances.decode.as_millis(),
-            resize_ms = self.circumstances.resize.as_millis(),
+            decode_ms = circumstances.decode.as_millis(),
+            resize_ms = circumstances.resize.as_millis(),
             queue_ms = scored.queue.as_millis(),
             total_ms = total.as_millis(),
             "scored"
         );
-        Ok(convert::score(scored, self.circumstances, total))
+        Ok(convert::score(scored, circumstances, total))
+    }
+}
+
+fn count_stages(circumstances: &Circumstances, scored: &Scored) {
+    let Circumstances { track, receive, decode, resize, .. } = *circumstances;
+    let Scored { queue, text, vision, head, .. } = *scored;
+    let of_server = [("receive", receive), ("decode", decode), ("resize", resize)];
+    let of_engine = [("queue", queue), ("text", text), ("vision", vision), ("head", head)];
+    for (stage, elapsed) in of_server.into_iter().chain(of_engine) {
+        metrics::stage(track.name(), stage, elapsed);
     }
 }
 

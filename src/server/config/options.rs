@@ -18,6 +18,10 @@ pub struct Config {
     /// Address and port to serve gRPC on. Port 0 takes a free one; the log says which (`listening listen=…`)
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051", help_heading = "Service")]
     pub listen: SocketAddr,
+    /// Address and port to serve Prometheus metrics on, at /metrics. Default: none are collected
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Service")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten, next_help_heading = "Model")]
     #[serde(flatten)]
     #[allow(missing_docs)]
