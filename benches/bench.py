@@ -186,6 +186,7 @@ def pytorch(report, args):
         raw = ceiling(FULL, dtype, batch, args.threads, args.seconds)
         command = [args.pytorch, ROOT / "benches" / "pytorch_ceiling.py", "--json", f"--dtype={dtype}"]
         command += [f"--batch={batch}", f"--threads={args.threads}", f"--seconds={args.seconds}"]
+        command += [f"--only={name}" for name in ("convnext", "efficientvit", "eva02")]
         run = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
         theirs = json.loads(run.stdout)["figures"]["ensemble"]["items_per_second"]
         what = f"{dtype}, batch {batch}: raw {raw:.3f} images/s, PyTorch {theirs:.3f} images/s"

@@ -112,6 +112,7 @@ struct Row {
 fn whole(args: &Args, bundle: &Bundle, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
     let options = LoadOptions { device: Device::Cpu, dtype: args.dtype.model(), tta: false };
     let ensemble = Ensemble::load(bundle, options)?;
+    pcqa::native::keep_freed_memory();
     let track = args.track.model();
     let count = if track == Track::Image { 1 } else { bundle.manifest().max_frames };
     let items: Vec<Frames> =

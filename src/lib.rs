@@ -5,6 +5,7 @@
 //! - [`metrics`]: the names of all metrics.
 //! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
 //! - [`model`]: the paper's networks and the bundle that holds their weights.
+//! - [`native`]: the one room for `unsafe`.
 //! - [`engine`]: queue and device workers.
 //! - [`server`] and [`train`]: one per binary, side by side. The third, `client`, is compiled by the `pcqa` binary
 //!   itself, which must not link libtorch (`src/main.rs`).
@@ -16,6 +17,7 @@ pub mod engine;
 pub mod media;
 pub mod metrics;
 pub mod model;
+pub mod native;
 pub mod proto;
 pub mod server;
 pub mod text;

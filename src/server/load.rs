@@ -42,6 +42,7 @@ pub(super) fn load(config: &Config) -> Result<Scoring> {
         move || Ensemble::load(&bundle, options)
     };
     let engine = Engine::start(options.into_iter().map(load).collect(), engine_config).context("bundle")?;
+    crate::native::keep_freed_memory();
     let facts = engine.facts();
     Ok(Scoring {
         image_sides: facts.sides(Track::Image),
