@@ -118,6 +118,7 @@ def served_of_raw(report, name, bundle, dtype, batch, args):
                 f"--duration={max(args.seconds, 6 * per_batch)}",
                 f"--warm-up={max(2, 2 * per_batch)}",
                 "--size=512",
+                "--pictures=64",
                 "--format=jpeg",
                 "--new-prompts=0",
                 "--timeout=600",
@@ -131,7 +132,7 @@ def served_of_raw(report, name, bundle, dtype, batch, args):
 
 def behaviour(report, args):
     """What the demo bundle's server does between idle and twice what it can do."""
-    media = ["--size=512", "--format=jpeg", "--new-prompts=0.5"]
+    media = ["--size=512", "--pictures=64", "--format=jpeg", "--new-prompts=0.5"]
     timing = [f"--duration={args.seconds}", "--warm-up=3"]
     with Server(f"--threads={args.threads}") as server:
         alone = server.load("--concurrency=1", *media, *timing)
@@ -164,7 +165,7 @@ def behaviour(report, args):
 def media(report):
     """The exact resize against fast_image_resize, which is not exact, and decoding on every core; criterion's medians."""
     subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "media", "--", "1024x1024"], check=True, cwd=ROOT,
-                   stdout=subprocess.DEVNULL)
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     medians = {}
     for file in (ROOT / "target" / "criterion").glob("**/new/estimates.json"):
         about = json.loads((file.parent / "benchmark.json").read_text())

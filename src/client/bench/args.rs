@@ -11,7 +11,7 @@ use crate::client::args::{PriorityArg, parse_seconds};
 
 // Paragraphs are one line each: clap wraps them to the terminal.
 pub const HELP: &str = "\
-What is sent: the FILEs or the items of a list, drawn at random, each read once; without any, generated pictures with \
+What is sent: the FILEs or the items of a list, one after the other in a shuffled order, each read once; without any, generated pictures with \
 the texture of photographs. Videos cannot be generated: name some. A request whose prompt is new has a few characters \
 before the prompt that no other request of the run has, so that no cache knows it; the seed decides them, and a server \
 that has seen a seed may still know its prompts.
@@ -79,10 +79,14 @@ pub struct BenchArgs {
     /// A .csv or .jsonl list of items with `path` and `prompt`, as of `pcqa score`
     #[arg(long, value_name = "LIST")]
     pub from: Option<PathBuf>,
-    /// Sides of the generated pictures in pixels; four pictures of each
+    /// Sides of the generated pictures in pixels
     #[arg(long, value_name = "PIXELS", value_delimiter = ',', default_value = "512,1024",
         value_parser = clap::value_parser!(u32).range(1..=16_384), conflicts_with_all = ["files", "from"])]
     pub size: Vec<u32>,
+    /// Different generated pictures of each size. A server may look once at pictures that are equal and in one batch
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=4096),
+        conflicts_with_all = ["files", "from"])]
+    pub pictures: u32,
     /// Format of the generated pictures
     #[arg(long, value_enum, default_value = "png", conflicts_with_all = ["files", "from"])]
     pub format: Format,

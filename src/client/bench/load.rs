@@ -27,8 +27,6 @@ const PROMPTS: [&str; 8] = [
      watercolour with ink lines, warm palette, storybook illustration",
     "teapot",
 ];
-/// Different pictures of each size.
-const PICTURES_PER_SIZE: u64 = 4;
 /// Bytes of media that are held in memory at most.
 const MOST_BYTES: u64 = 4 << 30;
 /// Longest `new_start`.
@@ -85,6 +83,7 @@ impl Load {
         } else {
             (read(items, limits).await?, None)
         };
+        let media = shuffled(media, seed);
         let load = Self { media, new_prompts: args.new_prompts, seed, priority: args.priority.into(), generated };
         load.check(limits)?;
         Ok(load)
@@ -92,9 +91,10 @@ impl Load {
 
     /// The request of this number, the same whoever asks.
     pub fn shot(&self, number: u64) -> Option<Shot> {
-        let mut random = Random::new(self.seed, number);
-        let medium = random.pick(&self.media)?;
-        let prompt = random.pick(&medium.prompts)?;
+        // One after the other, not with replacement: what waits for one batch is different, as callers' pictures are.
+        let length = u64::try_from(self.media.len()).ok().filter(|length| *length > 0)?;
+        let medium = self.media.get(usize::try_from(number % length).ok()?)?;
+        let prompt = Random::new(self.seed, number).pick(&medium.prompts)?;
         let prompt =
             if self.is_new(number) { format!("{} {prompt}", self.new_start(number)) } else { prompt.to_string() };
         Some(Shot { kind: medium.kind, prompt, bytes: medium.bytes.clone(), priority: self.priority })
@@ -147,6 +147,16 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// In an order that depends on the seed (Fisher and Yates), so that sizes and kinds are mixed.
+fn shuffled(mut media: Vec<Medium>, seed: u64) -> Vec<Medium> {
+    let mut random = Random::new(seed, u64::MAX - 1);
+    for end in (1..media.len()).rev() {
+        let other = usize::try_from(random.next() % (length(end) + 1)).unwrap_or(end);
+        media.swap(end, other);
+    }
+    media
 }
 
 /// The items that the command line names; none when pictures are to be generated.
@@ -205,9 +215,9 @@ fn generated(args: &BenchArgs, limits: &Limits, seed: u64) -> Result<Vec<Medium>
             let limit = limits.max_image_pixels;
             return Err(fail(format!("makes {pixels} pixels, the server's limit is {limit}")));
         }
-        for picture in 0..PICTURES_PER_SIZE {
+        for picture in 0..u64::from(args.pictures) {
             // The places of pictures lie above those of requests.
-            let random = Random::new(seed, u64::MAX / 2 + place * PICTURES_PER_SIZE + picture);
+            let random = Random::new(seed, u64::MAX / 2 + place * u64::from(args.pictures) + picture);
             let bytes = picture::encoded(side, args.format, random).map_err(|error| fail(error.to_string()))?;
             send::check_medium(Kind::Image, &bytes, limits)
                 .map_err(|failure| fail(format!("a picture {}", failure.message)))?;
