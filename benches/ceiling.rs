@@ -131,7 +131,7 @@ fn whole(args: &Args, bundle: &Bundle, prompts: &[&TokenIds]) -> anyhow::Result<
     let mut rows = vec![row("ensemble", total)];
     // The first one of each stage was the warm-up.
     rows.extend(stages.into_iter().map(|(stage, times)| row(&format!("  {stage}"), times[1..].to_vec())));
-    let text = measure(args, || Ok(drop(ensemble.encode_prompts(prompts)?)))?;
+    let text = measure(args, || ensemble.encode_prompts(prompts))?;
     rows.push(row("text, where not cached", text));
     Ok(rows)
 }
@@ -150,32 +150,32 @@ fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenI
         let side = i64::from(spec.input_size);
         let input = Tensor::f_randn([i64::from(frames), side, side, 3], (Kind::Float, Device::Cpu))?;
         let input = input.f_to_kind(kind)?.f_permute([0, 3, 1, 2])?;
-        rows.push(row(&spec.name, measure(args, || Ok(drop(backbone.forward(&input)?)))?));
+        rows.push(row(&spec.name, measure(args, || backbone.forward(&input))?));
     }
     for spec in &bundle.manifest().text.towers {
         let file = bundle.file(&spec.weights)?;
         let tower = TextTower::load(spec, Weights::of(&file, Device::Cpu, kind)?)?;
         let name = format!("text_{}", spec.name);
-        rows.push(row(&name, measure(args, || Ok(drop(tower.forward(prompts)?)))?));
-        rows.push(row(
-            &format!("{name}, {} tokens", longest.ids.len()),
-            measure(args, || Ok(drop(tower.forward(&long)?)))?,
-        ));
+        rows.push(row(&name, measure(args, || tower.forward(prompts))?));
+        rows.push(row(&format!("{name}, {} tokens", longest.ids.len()), measure(args, || tower.forward(&long))?));
     }
     Ok(rows)
 }
 
 /// Times of `run` after one that does not count. With one thread it is the processor's time, which other programs
 /// disturb least.
-fn measure(args: &Args, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<Duration>> {
+fn measure<T, E: Into<anyhow::Error>>(
+    args: &Args,
+    mut run: impl FnMut() -> Result<T, E>,
+) -> anyhow::Result<Vec<Duration>> {
     let clock = if args.threads == 1 { ClockId::ProcessCPUTime } else { ClockId::Monotonic };
     let now = || Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-    run()?;
+    run().map_err(Into::into)?;
     let begin = Instant::now();
     let mut times = Vec::new();
     while times.len() < REPEATS || begin.elapsed().as_secs_f64() < args.seconds {
         let start = now();
-        run()?;
+        run().map_err(Into::into)?;
         times.push(now() - start);
     }
     Ok(times)

@@ -156,7 +156,7 @@ impl<T> Former<T> {
             () if due <= now => Reason::Delay,
             () => return Step::WaitUntil(due),
         };
-        Step::Run(self.form(track, reason))
+        Step::Run(self.form(track, reason, now))
     }
 
     /// Learns from `frames` of `track` scored in `elapsed`.
@@ -190,15 +190,22 @@ impl<T> Former<T> {
         Some((track, frames >= u64::from(self.limits.max_batch_frames), since))
     }
 
-    /// Takes items of `track` in their order until the next one does not fit.
-    fn form(&mut self, track: Track, reason: Reason) -> Batch<T> {
+    /// Takes items of `track` in their order until the next one does not fit, or would make the batch last longer than
+    /// the most urgent item in it can wait.
+    fn form(&mut self, track: Track, reason: Reason, now: Instant) -> Batch<T> {
         let mut batch = Batch { track, reason, frames: 0, items: Vec::new() };
+        let seconds_per_frame = self.pace[index(track)].last_known().unwrap_or(0.0);
+        let mut least_left = f64::INFINITY;
         while let Some((key, _)) = self.line.next(|slot| slot.order.track == track)
             && let Some(slot) = self.line.get(&key)
-            && batch.frames + slot.order.frames <= self.limits.max_batch_frames
+            && let frames = batch.frames + slot.order.frames
+            && let left = least_left.min(slot.order.deadline.saturating_duration_since(now).as_secs_f64())
+            && frames <= self.limits.max_batch_frames
+            && (batch.items.is_empty() || f64::from(frames) * seconds_per_frame <= left)
             && let Some(slot) = self.line.take(&key)
         {
-            batch.frames += slot.order.frames;
+            batch.frames = frames;
+            least_left = left;
             self.budget.give_back(slot.order.caller, slot.order.frames.into());
             batch.items.extend(slot.ready);
         }

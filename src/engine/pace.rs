@@ -26,6 +26,11 @@ impl Pace {
     pub fn seconds(&self, now: Instant) -> Option<f64> {
         self.0.filter(|(_, until)| now < *until).map(|(seconds, _)| seconds)
     }
+
+    /// Seconds of one piece when it was last measured, however long ago: for what is never refused by it.
+    pub fn last_known(&self) -> Option<f64> {
+        self.0.map(|(seconds, _)| seconds)
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +53,7 @@ mod tests {
         pace.record(1, Duration::from_secs(1), now);
         assert_eq!(pace.seconds(now + HOLDS - Duration::from_millis(1)), Some(1.0));
         assert_eq!(pace.seconds(now + HOLDS), None);
+        assert_eq!(pace.last_known(), Some(1.0));
         pace.record(8, Duration::from_secs(160), now + HOLDS);
         assert_eq!(pace.seconds(now + HOLDS + Duration::from_secs(300)), Some(20.0), "a batch takes that long");
     }

@@ -174,6 +174,7 @@ impl<'a, S: Scorer> Device<'a, S> {
             let frames = blank(count, &sides);
             let (scores, _) = self.scorer.score(track, &[&frames], &texts.iter().collect::<Vec<_>>())?;
             scores.into_iter().try_for_each(|score| score.map(drop))?;
+            self.queue.record(track, count, begin.elapsed());
             tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
         }
         Ok(())

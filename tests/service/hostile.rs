@@ -46,7 +46,7 @@ impl Bystander {
     }
 
     /// Panics where a request was lost; one more is scored now.
-    async fn is_unharmed(self, house: &House) {
+    async fn stays_unharmed(self, house: &House) {
         house.another_client().score_image(image(png(2))).await.expect("the next caller lost a request");
         self.stop.store(true, Ordering::Relaxed);
         let scored = tokio::time::timeout(PATIENCE, self.task).await.expect("the bystander waits for ever").unwrap();
@@ -74,7 +74,7 @@ async fn ten_thousand_streams_on_one_connection() {
     }
     // All but one place of the 1024, half of them: so many stay free for others.
     assert!((500..=512).contains(&open.len()), "{} streams are open", open.len());
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
     drop(open);
     scored_at_last(client).await;
 }
@@ -96,7 +96,7 @@ async fn a_caller_who_sends_byte_by_byte() {
     call.send(raw::head(1000));
     call.send("and no more");
     assert_eq!(call.answer().await.code(), Code::DeadlineExceeded);
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn messages_that_are_only_announced_cost_no_memory() {
         call.send("p");
         calls.push(call);
     }
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
     // 12.5 GiB were announced.
     let grown = house.memory().saturating_sub(before);
     assert!(grown < 256 << 20, "{grown} bytes more");
@@ -142,7 +142,7 @@ async fn a_caller_who_sends_more_than_may_be_held() {
     let (refused, _, still_open) = futures_util::future::select_all(answered).await;
     assert!(comes_back_later(&refused), "{refused:?}");
     assert!(refused.message().contains("bytes of requests are held"), "{refused:?}");
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 
     drop(still_open);
     scored_at_last(house.another_client()).await;
@@ -181,7 +181,7 @@ async fn a_caller_who_hangs_up_at_random() {
         }
     });
     stream::iter(calls).buffer_unordered(50).collect::<Vec<_>>().await;
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
     // Every place is free again: half of them are one connection's to have.
     let images: Vec<_> = (0..32).map(|seed| png(seed).into()).collect();
     let all = tokio::time::timeout(PATIENCE, async {
@@ -215,7 +215,7 @@ async fn a_stream_that_repeats_its_ids() {
         *counts.entry(answer.item_id).or_insert(0) += 1;
     }
     assert_eq!(counts, (0..3).map(|id| (format!("id {id}"), 20)).collect());
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn short_items_and_long_ones_on_one_stream() {
     let frames = streamed(&mut house.another_client(), media.collect()).await.unwrap();
     assert_eq!(frames.iter().filter(|frames| **frames == 1).count(), 16);
     assert_eq!(frames.iter().filter(|frames| **frames == 16).count(), 8);
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn deadlines_of_nothing_and_of_a_year() {
         call.send(message.clone());
         assert_eq!(call.finish().await.code(), Code::Ok, "{timeout}");
     }
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn a_flood_from_one_connection() {
     let refused: Vec<_> = flood.iter().filter_map(|answer| answer.as_ref().err()).collect();
     assert!(!refused.is_empty() && refused.len() < flood.len(), "{} of {} refused", refused.len(), flood.len());
     assert!(refused.iter().all(|status| comes_back_later(status)), "{refused:?}");
-    bystander.is_unharmed(&house).await;
+    bystander.stays_unharmed(&house).await;
 }
 
 #[tokio::test]

@@ -67,6 +67,21 @@ fn the_window_starts_at_the_first_item_and_ends_early_when_nothing_can_join_or_t
 }
 
 #[test]
+fn a_batch_does_not_outlast_its_most_urgent_item() {
+    let (now, mut former) = (Instant::now(), Former::new(LIMITS));
+    for item in 0..8 {
+        ready(&mut former, Order { caller: Caller(item), ..order(now) }, 1, now);
+    }
+    former.record(Track::Image, 1, Duration::from_secs(20), now);
+    assert_eq!(items(former.next(now)).len(), 3, "of 20 s each, in 60 s");
+    let soon = Order { deadline: now + Duration::from_secs(1), ..order(now) };
+    let key = former.reserve(Order { caller: Caller(9), ..soon }, now).unwrap();
+    former.make_ready(&key, 1, 7, now).unwrap();
+    assert_eq!(items(former.next(now)), [7], "late as it may be, it is not given up");
+    assert_eq!(items(former.next(now + Duration::from_secs(30))).len(), 1);
+}
+
+#[test]
 fn hopeless_work_is_refused_at_the_door_by_the_measured_rate() {
     let (now, mut former) = (Instant::now(), Former::<u32>::new(LIMITS));
     let soon = |milliseconds| now + Duration::from_millis(milliseconds);
