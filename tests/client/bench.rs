@@ -80,7 +80,7 @@ fn a_closed_loop_keeps_its_places_busy_and_counts_everything() {
     assert_eq!((&stages["receive_ms"], &stages["total_ms"]), (&1213.0.into(), &1234.0.into()));
     let settings = &found["settings"];
     assert_eq!((&settings["mode"], &settings["concurrency"]), (&"closed".into(), &3.into()));
-    assert_eq!((&found["media"]["images"], &found["media"]["sizes"][0]), (&4.into(), &16.into()));
+    assert_eq!((&found["media"]["images"], &found["media"]["sizes"][0]), (&16.into(), &16.into()));
     let seen = server.seen.lock().unwrap();
     assert_eq!(seen.calls.len() as u64, requests, "nothing is sent twice and nothing is left out");
     assert!(seen.in_flight.1 <= 3);

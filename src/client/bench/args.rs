@@ -33,9 +33,9 @@ What is shown; latencies are of requests meant to be sent after the warm-up, rat
   CODE          the same for each kind of refusal, with an example of its message
   outside decode, resize and device
                 from sending to the score without decode, resize, text, vision and head: the
-                network, the queue, the formats and both ends' scheduling
+                network, the queue before the device, the formats and both ends' scheduling
   send lag      how much later than meant a request was sent
-  stages        means of the server's timings of the scores
+  stages        means of the server's timings of the scores; decode includes the wait for a decoder
   batch         mean frames of a batch, and their share of the server's largest batch
 
 --sweep finds the saturation first: the goodput of a closed loop with --concurrency requests, without it as many as two \

@@ -7,7 +7,8 @@ use tonic::{Code, Status};
 use crate::server::error::ServiceError;
 
 /// tonic says OUT_OF_RANGE to a message over its limit, and INTERNAL to a request without a message or with half of one.
-/// Here each is an invalid argument.
+/// Here each is an invalid argument. It says UNKNOWN where the connection or the stream broke off: nobody is left to read
+/// the answer, but it is counted as what it was.
 pub(in crate::server) fn fault_named(status: Status) -> Status {
     let problem = match (status.code(), status.message()) {
         (Code::OutOfRange, message) => {
@@ -19,6 +20,7 @@ pub(in crate::server) fn fault_named(status: Status) -> Status {
         }
         (Code::Internal, "Missing request message.") => "is missing".to_owned(),
         (Code::Internal, "Unexpected EOF decoding stream.") => "ends before its announced length".to_owned(),
+        (Code::Unknown, _) => return Status::cancelled("the caller has gone away"),
         _ => return status,
     };
     ServiceError::invalid("message", problem).into()
@@ -27,7 +29,9 @@ pub(in crate::server) fn fault_named(status: Status) -> Status {
 /// As [`fault_named`], of a whole response.
 pub(super) fn with_faults_named(response: Response<Body>) -> Response<Body> {
     match Status::from_header_map(response.headers()) {
-        Some(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => fault_named(status).into_http(),
+        Some(status) if matches!(status.code(), Code::OutOfRange | Code::Internal | Code::Unknown) => {
+            fault_named(status).into_http()
+        }
         _ => response,
     }
 }
@@ -42,6 +46,7 @@ mod tests {
             assert_eq!(fault_named(Status::internal(tonic)).code(), Code::InvalidArgument);
         }
         assert_eq!(fault_named(Status::internal("internal error 0")).code(), Code::Internal);
+        assert_eq!(fault_named(Status::unknown("h2 protocol error")).code(), Code::Cancelled);
     }
 
     #[test]
