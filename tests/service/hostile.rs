@@ -70,7 +70,9 @@ async fn ten_thousand_streams_on_one_connection() {
     let opened: Vec<_> = opened.buffer_unordered(2000).collect().await;
     let (open, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
     for refused in refused.iter().filter_map(|refused| refused.as_ref().err()) {
-        assert!(comes_back_later(refused), "{refused:?}");
+        // Over the connection's own limit of streams HTTP/2 itself says that nobody has seen the request.
+        let is_unseen = refused.code() == Code::Unavailable && format!("{refused:?}").contains("REFUSED_STREAM");
+        assert!(comes_back_later(refused) || is_unseen, "{refused:?}");
     }
     // All but one place of the 1024, half of them: so many stay free for others.
     assert!((500..=512).contains(&open.len()), "{} streams are open", open.len());
