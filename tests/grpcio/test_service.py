@@ -217,7 +217,8 @@ class Tests:
         ):
             code, message, _ = refused(self.stub_of(channel).ScoreImage, request, wait_for_ready=True)
         assert code == grpc.StatusCode.DEADLINE_EXCEEDED, (code, message)
-        assert message == "no score within the deadline of 0.001 s", message
+        # Whoever rings first says so: the call, or the line before the device.
+        assert "deadline" in message, message
 
     def test_cancel(self):
         call = self.stub.ScoreImage.future(self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1)))
