@@ -1,4 +1,4 @@
-//! The C library's settings that Rust's standard library does not reach. Nothing else may enter: this is the room that
+//! The C library's settings that Rust's standard library does not reach; nothing else may enter. This is the room that
 //! may hold `unsafe`.
 
 #![allow(unsafe_code)]
