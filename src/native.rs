@@ -6,7 +6,7 @@
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///
 /// By default the C library gives every large block back to the kernel at once, and the next forward pass pays for its
-/// pages again: a full-size ensemble in f32 at batch 4 did 0.29 images/s so, 0.35 with this (`benches/ceiling.rs`). What
+/// pages again: a full-size ensemble in f32 at batch 4 did 0.25 to 0.29 images/s so, 0.33 to 0.35 with this (`benches/ceiling.rs`). What
 /// the process holds stays at its peak instead of falling in between. Call it when the weights are loaded: what loading
 /// needs for a moment should go back.
 pub fn keep_freed_memory() {
