@@ -2,11 +2,11 @@
 
 mod bundle;
 pub mod hash_init;
+mod init;
 mod inspect;
 mod staging;
-mod synth;
 mod trial;
 
 pub use bundle::assemble;
+pub use init::{Preset, initialise};
 pub use inspect::describe;
-pub use synth::{Preset, synthesise};

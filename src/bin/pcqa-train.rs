@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{Preset, assemble, describe, synthesise};
+use pcqa::train::{Preset, assemble, describe, initialise};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -43,7 +43,7 @@ enum Command {
         demo: bool,
     },
     /// Write a bundle of made-up, untrained weights, to try and to measure the service with.
-    Synth {
+    Init {
         /// Sizes of the networks.
         #[arg(long, value_enum, default_value_t = Preset::Demo)]
         preset: Preset,
@@ -130,7 +130,7 @@ fn run(command: Command) -> anyhow::Result<Bundle> {
             Bundle::open(&directory).with_context(|| directory.display().to_string())
         }
         Command::Inspect { directory: None, .. } => Ok(Bundle::demo()?),
-        Command::Synth { preset, seed, out, force } => synthesise(preset, seed, &out, force),
+        Command::Init { preset, seed, out, force } => initialise(preset, seed, &out, force),
     }
 }
 
