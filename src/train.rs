@@ -4,7 +4,10 @@ mod bundle;
 pub mod hash_init;
 mod init;
 mod inspect;
+mod progress;
+pub mod seed;
 mod staging;
+pub mod synth;
 mod trial;
 
 pub use bundle::assemble;
