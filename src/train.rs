@@ -2,11 +2,14 @@
 
 mod bundle;
 pub mod hash_init;
+mod init;
 mod inspect;
+mod progress;
+pub mod seed;
 mod staging;
-mod synth;
+pub mod synth;
 mod trial;
 
 pub use bundle::assemble;
+pub use init::{Preset, initialise};
 pub use inspect::describe;
-pub use synth::{Preset, synthesise};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{Preset, assemble, describe, synthesise};
+use pcqa::train::{Preset, assemble, describe, initialise, synth};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -43,7 +43,7 @@ enum Command {
         demo: bool,
     },
     /// Write a bundle of made-up, untrained weights, to try and to measure the service with.
-    Synth {
+    Init {
         /// Sizes of the networks.
         #[arg(long, value_enum, default_value_t = Preset::Demo)]
         preset: Preset,
@@ -57,6 +57,9 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
+    #[command(after_help = synth::TRUTH)]
+    Synth(synth::Arguments),
 }
 
 const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
@@ -112,26 +115,26 @@ The bundle gets its own copies of all files, under its own names, and their SHA-
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(bundle) => match describe(&bundle) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&error),
-        },
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
         Err(error) => fail(&error),
     }
 }
 
-fn run(command: Command) -> anyhow::Result<Bundle> {
-    match command {
+/// What is printed.
+fn run(command: Command) -> anyhow::Result<String> {
+    let bundle = match command {
         Command::Bundle { spec, out, force } => assemble(&spec, &out, force),
         Command::Inspect { directory: Some(directory), .. } => {
             Bundle::open(&directory).with_context(|| directory.display().to_string())
         }
-        Command::Inspect { directory: None, .. } => Ok(Bundle::demo()?),
-        Command::Synth { preset, seed, out, force } => synthesise(preset, seed, &out, force),
-    }
+        Command::Inspect { directory: None, .. } => Bundle::demo().map_err(Into::into),
+        Command::Init { preset, seed, out, force } => initialise(preset, seed, &out, force),
+        Command::Synth(arguments) => return synth::run(&arguments),
+    }?;
+    describe(&bundle)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

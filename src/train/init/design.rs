@@ -149,7 +149,7 @@ impl Design {
             trained: false,
             licence: "Apache-2.0 AND MIT".to_owned(),
             provenance: format!(
-                "HASH-INIT, written by `pcqa-train synth --preset {name} --seed {seed}`: no data has shaped these \
+                "HASH-INIT, written by `pcqa-train init --preset {name} --seed {seed}`: no data has shaped these \
                  weights and their scores mean nothing. Weights Apache-2.0; tokenizer.json is CLIP's vocabulary, MIT."
             ),
             max_frames: 16,

@@ -1,0 +1,3 @@
+//! `pcqa-train`: data, statistics, training.
+
+mod synth;
