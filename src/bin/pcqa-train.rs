@@ -94,11 +94,12 @@ const DESCRIPTION: &str = r#"A description, with one image expert (paths are rel
     mixer = "concat"              # concat | dot
     # temporal_activation = "relu", adapter_activation = "none", head_activation = "gelu"
     [experts.backbone]
-    kind = "convnext"             # convnext | efficientvit | eva02
+    kind = "convnext"             # convnext | efficientvit | eva02 | resnet | vit
     weights = "convnext_small.fb_in22k_ft_in1k_384/model.safetensors"
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
-    # heads, rope_reference       # eva02 only; default: width / 64, 16
+    # heads = 12                  # eva02 and vit only; default: width / 64
+    # rope_reference = 16         # eva02 only; default: 16
 
     [[calibration]]               # one per expert and setting that will be served
     expert = "image_convnext"
