@@ -15,6 +15,7 @@ mod progress;
 mod seed;
 mod split;
 mod staging;
+pub mod synth;
 mod trial;
 
 pub use architecture::Architecture;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{CheckArguments, Preset, assemble, check, describe, initialise};
+use pcqa::train::{CheckArguments, Preset, assemble, check, describe, initialise, synth};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -59,6 +59,9 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
+    #[command(after_help = synth::TRUTH)]
+    Synth(synth::Arguments),
 }
 
 const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
@@ -136,6 +139,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Synth(arguments) => {
+            print!("{}", synth::run(&arguments)?);
+            Ok(())
+        }
     }
 }
 

@@ -7,3 +7,4 @@ mod loading;
 mod problems;
 mod splits;
 mod support;
+mod synth;
