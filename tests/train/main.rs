@@ -1,0 +1,4 @@
+//! What `pcqa-train` is made of.
+
+mod report;
+mod statistics;
