@@ -1,4 +1,4 @@
-//! `pcqa-train`: makes bundles.
+//! `pcqa-train`: looks at data sets, makes bundles.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{Preset, assemble, describe, synthesise};
+use pcqa::train::{CheckArguments, Preset, assemble, check, describe, synthesise};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -20,6 +20,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say what is in a data set and what is wrong with it.
+    Check(CheckArguments),
     /// Assemble a bundle from weights with upstream's names and a description of them.
     #[command(after_help = DESCRIPTION)]
     Bundle {
@@ -112,29 +114,31 @@ The bundle gets its own copies of all files, under its own names, and their SHA-
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(bundle) => match describe(&bundle) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&error),
-        },
-        Err(error) => fail(&error),
-    }
-}
-
-fn run(command: Command) -> anyhow::Result<Bundle> {
-    match command {
-        Command::Bundle { spec, out, force } => assemble(&spec, &out, force),
-        Command::Inspect { directory: Some(directory), .. } => {
-            Bundle::open(&directory).with_context(|| directory.display().to_string())
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pcqa-train: {error:#}");
+            ExitCode::FAILURE
         }
-        Command::Inspect { directory: None, .. } => Ok(Bundle::demo()?),
-        Command::Synth { preset, seed, out, force } => synthesise(preset, seed, &out, force),
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("pcqa-train: {error:#}");
-    ExitCode::FAILURE
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Check(arguments) => {
+            let (text, verdict) = check(&arguments)?;
+            print!("{text}");
+            verdict
+        }
+        Command::Bundle { spec, out, force } => show(&assemble(&spec, &out, force)?),
+        Command::Inspect { directory: Some(directory), .. } => {
+            show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
+        }
+        Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
+        Command::Synth { preset, seed, out, force } => show(&synthesise(preset, seed, &out, force)?),
+    }
+}
+
+fn show(bundle: &Bundle) -> anyhow::Result<()> {
+    print!("{}", describe(bundle)?);
+    Ok(())
 }
