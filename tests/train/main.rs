@@ -3,8 +3,11 @@
 mod augmentation;
 mod checking;
 mod datasets;
+mod evaluate;
 mod loading;
 mod problems;
+mod report;
 mod splits;
+mod statistics;
 mod support;
 mod synth;
