@@ -199,7 +199,7 @@ def full_bundle():
     if not (FULL / "bundle.toml").exists():
         print("bench: generating a full-size bundle (3.3 GB)", file=sys.stderr, flush=True)
         FULL.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([RELEASE / "pcqa-train", "synth", "--preset=full", f"--out={FULL}"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([RELEASE / "pcqa-train", "init", "--preset=full", f"--out={FULL}"], check=True, stdout=subprocess.DEVNULL)
     return FULL
 
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{CheckArguments, Preset, assemble, check, describe, synthesise};
+use pcqa::train::{
+    CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise,
+};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -22,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Say what is in a data set and what is wrong with it.
     Check(CheckArguments),
+    /// Score a labelled data set, and say how well the scores follow its opinions.
+    Evaluate(EvaluateArguments),
     /// Assemble a bundle from weights with upstream's names and a description of them.
     #[command(after_help = DESCRIPTION)]
     Bundle {
@@ -45,7 +49,7 @@ enum Command {
         demo: bool,
     },
     /// Write a bundle of made-up, untrained weights, to try and to measure the service with.
-    Synth {
+    Init {
         /// Sizes of the networks.
         #[arg(long, value_enum, default_value_t = Preset::Demo)]
         preset: Preset,
@@ -96,11 +100,12 @@ const DESCRIPTION: &str = r#"A description, with one image expert (paths are rel
     mixer = "concat"              # concat | dot
     # temporal_activation = "relu", adapter_activation = "none", head_activation = "gelu"
     [experts.backbone]
-    kind = "convnext"             # convnext | efficientvit | eva02
+    kind = "convnext"             # convnext | efficientvit | eva02 | resnet | vit
     weights = "convnext_small.fb_in22k_ft_in1k_384/model.safetensors"
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
-    # heads, rope_reference       # eva02 only; default: width / 64, 16
+    # heads = 12                  # eva02 and vit only; default: width / 64
+    # rope_reference = 16         # eva02 only; default: 16
 
     [[calibration]]               # one per expert and setting that will be served
     expert = "image_convnext"
@@ -134,7 +139,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
         }
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
-        Command::Synth { preset, seed, out, force } => show(&synthesise(preset, seed, &out, force)?),
+        Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use self::inputs::{Distinct, Inputs};
+use self::inputs::Distinct;
+pub(crate) use self::inputs::Inputs;
 pub use self::options::{Dtype, LoadOptions};
 use self::score::calibration;
 pub use self::score::{EnsembleScore, ExpertScore};

@@ -1,10 +1,10 @@
-//! `pcqa-train bundle` and `pcqa-train synth`.
+//! `pcqa-train bundle` and `pcqa-train init`.
 
 use crate::support::*;
 use pcqa::media::{FrameStack, Frames};
 use pcqa::model::{Bundle, Dtype, Ensemble, LoadOptions, Track};
 use pcqa::text::Tokenizer;
-use pcqa::train::{Preset, assemble, synthesise};
+use pcqa::train::{Preset, assemble, initialise};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::BTreeMap;
@@ -172,9 +172,9 @@ fn weights_that_are_no_numbers_are_refused() {
 }
 
 #[test]
-fn the_compiled_in_bundle_is_what_synth_writes() {
+fn the_compiled_in_bundle_is_what_init_writes() {
     let root = TempDir::new().unwrap();
-    let written = synthesise(Preset::Demo, 1, &root.path().join("demo"), false).unwrap();
+    let written = initialise(Preset::Demo, 1, &root.path().join("demo"), false).unwrap();
     let demo = Bundle::demo().unwrap();
     assert_eq!(written.manifest().files, demo.manifest().files);
     for (ours, theirs) in written.manifest().calibration.iter().zip(&demo.manifest().calibration) {

@@ -5,7 +5,6 @@
 mod design;
 mod measure;
 mod media;
-mod networks;
 mod store;
 
 use std::fs::{self, File};
@@ -21,7 +20,7 @@ use super::staging::Staging;
 use super::trial;
 use crate::model::{Bundle, FileDigest, TOKENIZER};
 
-/// Sizes of a synthetic ensemble.
+/// Sizes of an untrained ensemble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Preset {
     /// Small enough to be compiled into the binaries: 112 pixels, a few layers each. Calibrated on made-up items.
@@ -33,7 +32,7 @@ pub enum Preset {
 
 /// Writes an untrained bundle of `preset` to the directory `out`, which appears only once it is complete. A bundle that
 /// is there already is replaced only with `force`.
-pub fn synthesise(preset: Preset, seed: u64, out: &Path, force: bool) -> anyhow::Result<Bundle> {
+pub fn initialise(preset: Preset, seed: u64, out: &Path, force: bool) -> anyhow::Result<Bundle> {
     let mut design = Design::new(preset, seed);
     let staging = Staging::new(out, force)?;
     let directory = staging.path();
