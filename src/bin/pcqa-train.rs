@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{CheckArguments, Preset, assemble, check, describe, initialise, synth};
+use pcqa::train::{CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise, synth};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -22,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Say what is in a data set and what is wrong with it.
     Check(CheckArguments),
+    /// Score a labelled data set, and say how well the scores follow its opinions.
+    Evaluate(EvaluateArguments),
     /// Assemble a bundle from weights with upstream's names and a description of them.
     #[command(after_help = DESCRIPTION)]
     Bundle {
@@ -138,6 +140,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
         }
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
+        Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
         Command::Synth(arguments) => {
             print!("{}", synth::run(&arguments)?);

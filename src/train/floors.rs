@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use self::features::Features;
 use self::ridge::Ridge;
+use super::split::prompt_key;
 use super::statistics::{Judged, Metrics};
 
 const FOLDS: usize = 5;
@@ -82,7 +83,8 @@ struct Folds {
 impl Folds {
     /// None of too few prompts.
     fn new(judged: &[Judged]) -> Option<Self> {
-        let mut prompts: Vec<&str> = judged.iter().map(|item| item.prompt.as_str()).collect();
+        let keys: Vec<String> = judged.iter().map(|item| prompt_key(&item.prompt)).collect();
+        let mut prompts: Vec<&str> = keys.iter().map(String::as_str).collect();
         prompts.sort_unstable();
         prompts.dedup();
         if prompts.len() < MIN_PROMPTS {
@@ -91,7 +93,7 @@ impl Folds {
         prompts.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
         let count = FOLDS.min(prompts.len());
         let folds: HashMap<&str, usize> = prompts.into_iter().zip((0..count).cycle()).collect();
-        Some(Self { of: judged.iter().map(|item| folds[item.prompt.as_str()]).collect(), count })
+        Some(Self { of: keys.iter().map(|prompt| folds[prompt.as_str()]).collect(), count })
     }
 
     fn items(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<usize> {

@@ -17,6 +17,7 @@ pub(super) use self::bootstrap::quantile;
 pub use self::generators::{GeneratorFigures, by_generator};
 pub use self::logistic::Logistic;
 use self::paired::Paired;
+use super::split::prompt_key;
 
 /// An item whose MOS is known, and what was predicted for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +55,7 @@ pub struct Figure {
 pub struct Metrics {
     /// Items that were compared.
     pub items: usize,
-    /// Different prompts among them.
+    /// Different prompts among them, whatever their capitals and spaces.
     pub prompts: usize,
     /// Spearman's rank correlation, -1 to 1; ties have their mean rank.
     pub srcc: Option<Figure>,
@@ -188,7 +189,7 @@ impl Prompts {
             .iter()
             .map(|item| {
                 let next = known.len();
-                *known.entry(item.prompt.as_str()).or_insert(next)
+                *known.entry(prompt_key(&item.prompt)).or_insert(next)
             })
             .collect();
         Self { of, count: known.len() }
