@@ -1,4 +1,4 @@
-//! `pcqa-train`: makes bundles.
+//! `pcqa-train`: looks at data sets, makes bundles.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{Preset, assemble, describe, initialise};
+use pcqa::train::{
+    AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset, ablate,
+    assemble, check, describe, distil, ensemble, evaluate, fit, initialise, synth,
+};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -20,6 +23,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train an expert by the paper's recipe.
+    Fit(FitArguments),
+    /// Bundle trained experts, calibrated for serving.
+    Ensemble(EnsembleArguments),
+    /// Train an expert to say what an ensemble says.
+    Distil(DistilArguments),
+    /// Make one of the paper's ablation tables.
+    Ablate(AblateArguments),
+    /// Say what is in a data set and what is wrong with it.
+    Check(CheckArguments),
+    /// Score a labelled data set, and say how well the scores follow its opinions.
+    Evaluate(EvaluateArguments),
     /// Assemble a bundle from weights with upstream's names and a description of them.
     #[command(after_help = DESCRIPTION)]
     Bundle {
@@ -57,6 +72,9 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
+    #[command(after_help = synth::TRUTH)]
+    Synth(synth::Arguments),
 }
 
 const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
@@ -113,29 +131,40 @@ The bundle gets its own copies of all files, under its own names, and their SHA-
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(bundle) => match describe(&bundle) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&error),
-        },
-        Err(error) => fail(&error),
-    }
-}
-
-fn run(command: Command) -> anyhow::Result<Bundle> {
-    match command {
-        Command::Bundle { spec, out, force } => assemble(&spec, &out, force),
-        Command::Inspect { directory: Some(directory), .. } => {
-            Bundle::open(&directory).with_context(|| directory.display().to_string())
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pcqa-train: {error:#}");
+            ExitCode::FAILURE
         }
-        Command::Inspect { directory: None, .. } => Ok(Bundle::demo()?),
-        Command::Init { preset, seed, out, force } => initialise(preset, seed, &out, force),
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("pcqa-train: {error:#}");
-    ExitCode::FAILURE
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Fit(arguments) => fit(&arguments),
+        Command::Ensemble(arguments) => ensemble(&arguments),
+        Command::Distil(arguments) => distil(&arguments),
+        Command::Ablate(arguments) => ablate(&arguments),
+        Command::Check(arguments) => {
+            let (text, verdict) = check(&arguments)?;
+            print!("{text}");
+            verdict
+        }
+        Command::Bundle { spec, out, force } => show(&assemble(&spec, &out, force)?),
+        Command::Inspect { directory: Some(directory), .. } => {
+            show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
+        }
+        Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
+        Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Synth(arguments) => {
+            print!("{}", synth::run(&arguments)?);
+            Ok(())
+        }
+    }
+}
+
+fn show(bundle: &Bundle) -> anyhow::Result<()> {
+    print!("{}", describe(bundle)?);
+    Ok(())
 }

@@ -193,6 +193,18 @@ impl Ensemble {
         Ok((traces, BatchTimings { vision, head: start.elapsed() - vision }))
     }
 
+    /// Eq. 4 of one item's raw scores, which are those of `track`'s experts in their order, with the calibration that
+    /// holds with or without test-time augmentation: so that one look at both views gives both results.
+    pub fn combine(&self, track: Track, raw: &[f64], tta: bool) -> Result<EnsembleScore, ModelError> {
+        let options = LoadOptions { tta, ..self.options };
+        let opinion = |(member, &raw): (&Member, &f64)| {
+            let (mu, sigma) = calibration(&self.manifest, &member.spec, options)?;
+            Ok(ExpertScore { name: member.spec.name.clone(), raw, z: (raw - mu) / sigma })
+        };
+        let experts = self.members_of(track).zip(raw).map(opinion).collect::<Result<_, ModelError>>()?;
+        EnsembleScore::new(experts, &self.manifest.mos)
+    }
+
     fn members_of(&self, track: Track) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(move |member| member.spec.track == track)
     }
@@ -241,7 +253,7 @@ fn check_context(manifest: &Manifest, spec: &TextTowerSpec, tower: &TextTower) -
 }
 
 /// Each row scaled to length 1; rows shorter than 1e-12 keep their direction (torch's `normalize`).
-fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
+pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
     let length = x.f_norm_scalaropt_dim(2.0, [-1], true)?;
     x.f_div(&length.f_clamp_min(1e-12)?)
 }
