@@ -1,4 +1,5 @@
-//! The paper's networks, from u8 frames and token ids to a calibrated score, and the bundle that holds their weights.
+//! The paper's networks, from u8 frames and token ids to a calibrated score, and the bundle that holds their weights; the
+//! same networks made of parameters that learn.
 //! No async, no gRPC, no encoded media.
 
 pub mod backbone;
@@ -10,12 +11,14 @@ mod expert;
 mod head;
 mod manifest;
 mod ops;
+mod parameters;
 mod text_tower;
 mod weights;
 
 pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleFile};
 pub(crate) use demo::TOKENIZER;
+pub(crate) use ensemble::Inputs;
 pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, LoadOptions, ViewTrace};
 pub use error::ModelError;
 pub use expert::Expert;
@@ -24,6 +27,8 @@ pub use manifest::{
     Activation, Backbone, BackboneKind, Calibration, ExpertSpec, FileDigest, Manifest, Mixer, MosScale, TextSpec,
     TextTowerSpec, Track,
 };
+pub(crate) use parameters::serialise;
+pub use parameters::{Adopted, Parameters};
 pub use tch::Device;
 pub use text_tower::TextTower;
 pub use weights::Weights;

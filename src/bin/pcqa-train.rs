@@ -1,4 +1,4 @@
-//! `pcqa-train`: makes bundles.
+//! `pcqa-train`: looks at data sets, makes bundles.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{Preset, assemble, describe, initialise, synth};
+use pcqa::train::{CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise, synth};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -20,6 +20,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say what is in a data set and what is wrong with it.
+    Check(CheckArguments),
+    /// Score a labelled data set, and say how well the scores follow its opinions.
+    Evaluate(EvaluateArguments),
     /// Assemble a bundle from weights with upstream's names and a description of them.
     #[command(after_help = DESCRIPTION)]
     Bundle {
@@ -97,11 +101,12 @@ const DESCRIPTION: &str = r#"A description, with one image expert (paths are rel
     mixer = "concat"              # concat | dot
     # temporal_activation = "relu", adapter_activation = "none", head_activation = "gelu"
     [experts.backbone]
-    kind = "convnext"             # convnext | efficientvit | eva02
+    kind = "convnext"             # convnext | efficientvit | eva02 | resnet | vit
     weights = "convnext_small.fb_in22k_ft_in1k_384/model.safetensors"
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
-    # heads, rope_reference       # eva02 only; default: width / 64, 16
+    # heads = 12                  # eva02 and vit only; default: width / 64
+    # rope_reference = 16         # eva02 only; default: 16
 
     [[calibration]]               # one per expert and setting that will be served
     expert = "image_convnext"
@@ -115,29 +120,36 @@ The bundle gets its own copies of all files, under its own names, and their SHA-
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pcqa-train: {error:#}");
+            ExitCode::FAILURE
         }
-        Err(error) => fail(&error),
     }
 }
 
-/// What is printed.
-fn run(command: Command) -> anyhow::Result<String> {
-    let bundle = match command {
-        Command::Bundle { spec, out, force } => assemble(&spec, &out, force),
-        Command::Inspect { directory: Some(directory), .. } => {
-            Bundle::open(&directory).with_context(|| directory.display().to_string())
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Check(arguments) => {
+            let (text, verdict) = check(&arguments)?;
+            print!("{text}");
+            verdict
         }
-        Command::Inspect { directory: None, .. } => Bundle::demo().map_err(Into::into),
-        Command::Init { preset, seed, out, force } => initialise(preset, seed, &out, force),
-        Command::Synth(arguments) => return synth::run(&arguments),
-    }?;
-    describe(&bundle)
+        Command::Bundle { spec, out, force } => show(&assemble(&spec, &out, force)?),
+        Command::Inspect { directory: Some(directory), .. } => {
+            show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
+        }
+        Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
+        Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Synth(arguments) => {
+            print!("{}", synth::run(&arguments)?);
+            Ok(())
+        }
+    }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("pcqa-train: {error:#}");
-    ExitCode::FAILURE
+fn show(bundle: &Bundle) -> anyhow::Result<()> {
+    print!("{}", describe(bundle)?);
+    Ok(())
 }

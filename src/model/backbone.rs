@@ -4,16 +4,22 @@
 mod convnext;
 mod efficientvit;
 mod eva02;
+mod patches;
+mod resnet;
+mod vit;
 
 use tch::Tensor;
 
 pub use convnext::ConvNext;
 pub use efficientvit::EfficientVit;
 pub use eva02::Eva02;
+pub(super) use patches::resample_positions;
+pub use resnet::Resnet;
+pub use vit::Vit;
 
 use super::{BackboneKind, ExpertSpec, ModelError, Weights};
 
-/// One backbone in inference form.
+/// One backbone, in the form that its weights ask for.
 pub enum VisionBackbone {
     /// ConvNeXt.
     ConvNext(ConvNext),
@@ -21,6 +27,10 @@ pub enum VisionBackbone {
     EfficientVit(EfficientVit),
     /// EVA02.
     Eva02(Eva02),
+    /// ResNet.
+    Resnet(Resnet),
+    /// A plain ViT.
+    Vit(Vit),
 }
 
 impl VisionBackbone {
@@ -37,6 +47,11 @@ impl VisionBackbone {
                 Ok(Self::EfficientVit(EfficientVit::load(weights)?))
             }
             BackboneKind::Eva02 => Ok(Self::Eva02(Eva02::load(spec, weights)?)),
+            BackboneKind::Resnet => {
+                check_side(spec, Resnet::MIN_SIDE)?;
+                Ok(Self::Resnet(Resnet::load(weights)?))
+            }
+            BackboneKind::Vit => Ok(Self::Vit(Vit::load(spec, weights)?)),
         }
     }
 
@@ -46,6 +61,8 @@ impl VisionBackbone {
             Self::ConvNext(network) => network.channels(),
             Self::EfficientVit(network) => network.channels(),
             Self::Eva02(network) => network.channels(),
+            Self::Resnet(network) => network.channels(),
+            Self::Vit(network) => network.channels(),
         }
     }
 
@@ -55,6 +72,8 @@ impl VisionBackbone {
             Self::ConvNext(network) => network.forward(frames),
             Self::EfficientVit(network) => network.forward(frames),
             Self::Eva02(network) => network.forward(frames),
+            Self::Resnet(network) => network.forward(frames),
+            Self::Vit(network) => network.forward(frames),
         };
         Ok(features?)
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use self::inputs::{Distinct, Inputs};
+use self::inputs::Distinct;
+pub(crate) use self::inputs::Inputs;
 pub use self::options::{Dtype, LoadOptions};
 use self::score::calibration;
 pub use self::score::{EnsembleScore, ExpertScore};
@@ -190,6 +191,18 @@ impl Ensemble {
             traces.push(ExpertTrace { name: member.spec.name.clone(), views });
         }
         Ok((traces, BatchTimings { vision, head: start.elapsed() - vision }))
+    }
+
+    /// Eq. 4 of one item's raw scores, which are those of `track`'s experts in their order, with the calibration that
+    /// holds with or without test-time augmentation: so that one look at both views gives both results.
+    pub fn combine(&self, track: Track, raw: &[f64], tta: bool) -> Result<EnsembleScore, ModelError> {
+        let options = LoadOptions { tta, ..self.options };
+        let opinion = |(member, &raw): (&Member, &f64)| {
+            let (mu, sigma) = calibration(&self.manifest, &member.spec, options)?;
+            Ok(ExpertScore { name: member.spec.name.clone(), raw, z: (raw - mu) / sigma })
+        };
+        let experts = self.members_of(track).zip(raw).map(opinion).collect::<Result<_, ModelError>>()?;
+        EnsembleScore::new(experts, &self.manifest.mos)
     }
 
     fn members_of(&self, track: Track) -> impl Iterator<Item = &Member> {

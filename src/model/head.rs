@@ -3,7 +3,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::ops::{Forward, Linear, activate};
+use super::ops::{Forward, Linear, activate, multiply};
 use super::{Activation, ExpertSpec, Mixer, ModelError, Track, Weights};
 
 /// One expert's head.
@@ -96,7 +96,7 @@ impl Temporal {
         let batch = Padded::new(features, counts)?;
         let mut x = batch.frames;
         for conv in [&self.conv1, &self.conv2] {
-            x = activate(conv.forward(&x)?, self.activation)?.f_mul_(&batch.mask)?;
+            x = multiply(activate(conv.forward(&x)?, self.activation)?, &batch.mask)?;
         }
         x.f_sum_dim_intlist([-1].as_slice(), false, None)?.f_div(&batch.counts)
     }

@@ -121,7 +121,7 @@ pub struct Backbone {
     pub mean: [f64; 3],
     /// Channel standard deviations that inputs in [0, 1] are normalised with.
     pub std: [f64; 3],
-    /// Attention heads (EVA02 only); width / 64 where absent.
+    /// Attention heads (EVA02 and ViT only); width / 64 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<i64>,
     /// Side of the grid that rotary positions are scaled to (EVA02 only); 16 where absent.
@@ -187,6 +187,23 @@ pub enum BackboneKind {
     Efficientvit,
     /// EVA02 (timm `eva02_*`).
     Eva02,
+    /// ResNet (timm `resnet*`).
+    Resnet,
+    /// Plain ViT (timm `vit_*_patch*`).
+    Vit,
+}
+
+impl BackboneKind {
+    /// As the manifest names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Convnext => "convnext",
+            Self::Efficientvit => "efficientvit",
+            Self::Eva02 => "eva02",
+            Self::Resnet => "resnet",
+            Self::Vit => "vit",
+        }
+    }
 }
 
 /// How the latents are merged (section 3.3).

@@ -1,7 +1,13 @@
 //! The layers that several networks share. Loading checks shapes; forward never panics.
+//!
+//! What is served works in place, since large tensors cost more to allocate than to compute. Where autograd looks on
+//! ([`Tensor::requires_grad`]) nothing is written over that it keeps for the way back.
+
+mod conv_norm;
 
 use tch::{Device, Kind, TchError, Tensor};
 
+pub(super) use self::conv_norm::ConvNorm;
 use super::{Activation, ModelError, Weights};
 
 /// What a layer's forward pass gives.
@@ -144,17 +150,34 @@ impl Conv2d {
     }
 }
 
-/// Applies `activation` element by element, in place: large tensors cost more to allocate than to compute.
+/// Applies `activation` element by element.
 pub(super) fn activate(mut x: Tensor, activation: Activation) -> Forward {
+    let tracked = x.requires_grad();
     match activation {
         Activation::None => Ok(x),
+        Activation::Relu if tracked => x.f_relu(),
         Activation::Relu => x.f_relu_(),
-        Activation::Gelu => x.f_gelu_("none"),
+        Activation::Gelu => gelu(x, "none"),
         Activation::QuickGelu => {
             let gate = x.f_mul_scalar(1.702)?.f_sigmoid_()?;
-            x.f_mul_(&gate)
+            multiply(x, &gate)
         }
     }
+}
+
+/// GELU, exact (`none`) or approximated (`tanh`).
+pub(super) fn gelu(mut x: Tensor, approximate: &str) -> Forward {
+    if x.requires_grad() { x.f_gelu(approximate) } else { x.f_gelu_(approximate) }
+}
+
+/// x + y, of x's shape.
+pub(super) fn add(mut x: Tensor, y: &Tensor) -> Forward {
+    if x.requires_grad() { x.f_add(y) } else { x.f_add_(y) }
+}
+
+/// x * y, of x's shape.
+pub(super) fn multiply(mut x: Tensor, y: &Tensor) -> Forward {
+    if x.requires_grad() { x.f_mul(y) } else { x.f_mul_(y) }
 }
 
 /// `[B, H, W, C]` as `[B, C, H, W]` without moving data.
@@ -165,6 +188,13 @@ pub(super) fn to_channels_first(x: &Tensor) -> Forward {
 /// `[B, C, H, W]` as `[B, H, W, C]` without moving data.
 pub(super) fn to_channels_last(x: &Tensor) -> Forward {
     x.f_permute([0, 2, 3, 1])
+}
+
+/// Exactly N tensors, as splitting gives them: on the way back their gradients are laid side by side once, where slices
+/// would each fill a tensor of the whole's size.
+pub(super) fn parts<const N: usize>(tensors: Vec<Tensor>) -> Result<[Tensor; N], TchError> {
+    let count = tensors.len();
+    tensors.try_into().map_err(|_| TchError::Shape(format!("{count} parts, expected {N}")))
 }
 
 /// softmax(q kᵀ / sqrt(d)) v on `[B, heads, N, d]`.

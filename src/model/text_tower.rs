@@ -9,7 +9,7 @@ mod layout;
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::layout::{Attention, Layout, Projection, is_foreign};
-use super::ops::{Forward, LayerNorm, Linear, activate, attention};
+use super::ops::{Forward, LayerNorm, Linear, activate, add, attention};
 use super::{Activation, ModelError, TextTowerSpec, Weights};
 use crate::text::TokenIds;
 
@@ -183,9 +183,9 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor) -> Forward {
-        let x = self.attend(&self.ln_1.forward(x)?)?.f_add_(x)?;
+        let x = add(self.attend(&self.ln_1.forward(x)?)?, x)?;
         let hidden = activate(self.c_fc.forward(&self.ln_2.forward(&x)?)?, self.activation)?;
-        self.c_proj.forward(&hidden)?.f_add_(&x)
+        add(self.c_proj.forward(&hidden)?, &x)
     }
 
     fn attend(&self, x: &Tensor) -> Forward {

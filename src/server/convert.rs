@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::config::LimitOptions;
 use super::error::ServiceError;
 use crate::engine::{ModelFacts, Priority, Scored};
-use crate::model::{BackboneKind, Dtype, ExpertSpec, Track};
+use crate::model::{Dtype, ExpertSpec, Track};
 use crate::proto;
 
 /// What a score says beside the numbers of the engine.
@@ -124,11 +124,7 @@ fn experts(facts: &ModelFacts) -> Vec<proto::Expert> {
                 Track::Image => proto::Track::Image.into(),
                 Track::Video => proto::Track::Video.into(),
             },
-            backbone: match expert.backbone.kind {
-                BackboneKind::Convnext => "convnext".to_owned(),
-                BackboneKind::Efficientvit => "efficientvit".to_owned(),
-                BackboneKind::Eva02 => "eva02".to_owned(),
-            },
+            backbone: expert.backbone.kind.name().to_owned(),
             input_size: expert.input_size,
             mu,
             sigma,

@@ -5,7 +5,6 @@
 mod design;
 mod measure;
 mod media;
-mod networks;
 mod store;
 
 use std::fs::{self, File};

@@ -70,10 +70,10 @@ fn values_that_make_no_sense_are_refused_by_key() {
             set("experts/0/backbone/std/2", -0.1),
             "experts[0].backbone.std[2]: is -0.1, expected a finite number greater than 0",
         ),
-        (set("experts/0/backbone/heads", 2), "experts[0].backbone.heads: is given, but only eva02 has it"),
+        (set("experts/0/backbone/heads", 2), "experts[0].backbone.heads: is given, but only eva02 and vit may have it"),
         (
             set("experts/0/backbone/rope_reference", 8),
-            "experts[0].backbone.rope_reference: is given, but only eva02 has it",
+            "experts[0].backbone.rope_reference: is given, but only eva02 may have it",
         ),
         (set("experts/2/backbone/rope_reference", 0), "experts[2].backbone.rope_reference: is 0, expected 1 to 1024"),
         (set("calibration/0/expert", "nobody"), "calibration[0].expert: is \"nobody\", expected the name of an expert"),

@@ -1,5 +1,7 @@
-//! The networks: parity with timm and open_clip on golden data, blindness to neighbours, refusals.
+//! The networks: parity with timm and open_clip on golden data, gradients, blindness to neighbours, refusals.
 
+mod adopt;
+mod gradients;
 mod hash_init;
 mod independence;
 mod neighbours;

@@ -7,7 +7,7 @@
 use tch::Tensor;
 
 use crate::model::ops::{
-    Conv2d, Forward, LayerNorm, Linear, activate, mean_f32, rows, to_channels_first, to_channels_last,
+    Conv2d, Forward, LayerNorm, Linear, activate, add, mean_f32, rows, to_channels_first, to_channels_last,
 };
 use crate::model::{Activation, ModelError, Weights};
 
@@ -117,6 +117,6 @@ impl Block {
     fn forward(&self, x: &Tensor) -> Forward {
         let y = to_channels_last(&self.conv_dw.forward(&to_channels_first(x)?)?)?;
         let y = activate(self.fc1.forward(&self.norm.forward(&y)?)?, Activation::Gelu)?;
-        self.fc2.forward(&y)?.f_add_(x)
+        add(self.fc2.forward(&y)?, x)
     }
 }

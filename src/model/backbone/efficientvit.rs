@@ -2,12 +2,14 @@
 //! <https://arxiv.org/abs/2205.14756>; timm `efficientvit_l*` (`efficientvit_mit.py`, `EfficientVitLarge`).
 //!
 //! A stem and four stages, each halving the side; widths, depths and the attention's head width are the weights'.
-//! EfficientViT-L2: 32/64/128/256/512 wide, 1/2/2/8/8 deep, heads 32 wide. Batch norms are folded into their
-//! convolutions. The embedding is the mean of the last stage's map: timm's own head is not part of it.
+//! EfficientViT-L2: 32/64/128/256/512 wide, 1/2/2/8/8 deep, heads 32 wide. The embedding is the mean of the last stage's
+//! map: timm's own head is not part of it.
 
 use tch::{Kind, Tensor};
 
-use crate::model::ops::{Conv2d, Forward, mean_f32, rows, to_channels_first, to_channels_last};
+use crate::model::ops::{
+    Conv2d, ConvNorm, Forward, add, gelu, mean_f32, parts, rows, to_channels_first, to_channels_last,
+};
 use crate::model::{ModelError, Weights};
 
 const BATCH_NORM_EPS: f64 = 1e-7;
@@ -66,8 +68,8 @@ impl EfficientVit {
         for layer in &self.layers {
             x = match layer {
                 Layer::Plain(local) => local.forward(&x)?,
-                Layer::Residual(local) => local.forward(&x)?.f_add_(&x)?,
-                Layer::Attention(attention) => attention.forward(&x)?.f_add_(&x)?,
+                Layer::Residual(local) => add(local.forward(&x)?, &x)?,
+                Layer::Attention(attention) => add(attention.forward(&x)?, &x)?,
             };
         }
         mean_f32(&x, &[2, 3])
@@ -119,22 +121,19 @@ impl Local {
 
 /// timm's `ConvNormAct` with "same" padding: a convolution with either a bias or a batch norm, and perhaps tanh-GELU.
 struct ConvNormAct {
-    conv: Conv2d,
+    conv: ConvNorm,
     activated: bool,
 }
 
 impl ConvNormAct {
     fn load(weights: &mut Weights, path: &str, shape: [i64; 4]) -> Result<Self, ModelError> {
-        let weight = weights.take(&format!("{path}.conv.weight"), &shape)?;
-        let outputs = rows(&weight)?;
-        let bias_key = format!("{path}.conv.bias");
-        let (weight, bias) = if weights.contains(&bias_key) {
-            (weight, weights.take(&bias_key, &[outputs])?)
+        let conv = format!("{path}.conv");
+        let conv = if weights.contains(&format!("{conv}.bias")) {
+            ConvNorm::biased(Conv2d::load(weights, &conv, shape)?)
         } else {
-            fold_batch_norm(weights, &format!("{path}.norm"), &weight, outputs)?
+            ConvNorm::load(weights, &conv, &format!("{path}.norm"), shape, BATCH_NORM_EPS)?
         };
-        let conv = Conv2d::new(weights, &weight, Some(&bias))?.padded(shape[3] / 2);
-        Ok(Self { conv, activated: false })
+        Ok(Self { conv: conv.padded(shape[3] / 2), activated: false })
     }
 
     fn strided(self, stride: i64) -> Self {
@@ -154,24 +153,9 @@ impl ConvNormAct {
     }
 
     fn forward(&self, x: &Tensor) -> Forward {
-        let mut x = self.conv.forward(x)?;
-        if self.activated { x.f_gelu_("tanh") } else { Ok(x) }
+        let x = self.conv.forward(x)?;
+        if self.activated { gelu(x, "tanh") } else { Ok(x) }
     }
-}
-
-/// Weight and bias of the bias-free convolution `weight` followed by the batch norm at `path`.
-fn fold_batch_norm(
-    weights: &mut Weights,
-    path: &str,
-    weight: &Tensor,
-    outputs: i64,
-) -> Result<(Tensor, Tensor), ModelError> {
-    let mut take = |name: &str| weights.take(&format!("{path}.{name}"), &[outputs]);
-    let (scale, shift) = (take("weight")?, take("bias")?);
-    let (mean, variance) = (take("running_mean")?, take("running_var")?);
-    let scale = scale.f_div(&variance.f_add_scalar(BATCH_NORM_EPS)?.f_sqrt()?)?;
-    let bias = shift.f_sub(&mean.f_mul(&scale)?)?;
-    Ok((weight.f_mul(&scale.f_view([-1, 1, 1, 1])?)?, bias))
 }
 
 /// Multi-scale linear attention: ReLU kernels over the 1×1 projection and its 5×5 aggregate.
@@ -210,13 +194,13 @@ impl LiteMla {
         // [B, heads of both scales, HW, q k v]; in f32, since sums over all positions overflow what bf16 resolves.
         let heads = scales.f_reshape([batch, height * width, -1, 3 * self.head_width])?.f_transpose(1, 2)?;
         let heads = heads.f_to_kind(Kind::Float)?;
-        let part = |index: i64| heads.f_narrow(-1, index * self.head_width, self.head_width);
-        let (q, k, v) = (part(0)?.f_relu()?, part(1)?.f_relu()?, part(2)?);
+        let [q, k, v] = parts(heads.f_chunk(3, -1)?)?;
+        let (q, k) = (q.f_relu()?, k.f_relu()?);
         // The column of ones gives the normaliser q Σk in the same product.
         let v = v.f_pad([0, 1], "constant", 1.0)?;
         let o = q.f_matmul(&k.f_transpose(-2, -1)?.f_matmul(&v)?)?;
-        let normaliser = o.f_narrow(-1, self.head_width, 1)?.f_add_scalar(ATTENTION_EPS)?;
-        let o = o.f_narrow(-1, 0, self.head_width)?.f_div(&normaliser)?.f_to_kind(x.kind())?;
+        let [o, normaliser] = parts(o.f_split_with_sizes([self.head_width, 1], -1)?)?;
+        let o = o.f_div(&normaliser.f_add_scalar(ATTENTION_EPS)?)?.f_to_kind(x.kind())?;
         let o = o.f_transpose(1, 2)?.f_reshape([batch, height, width, -1])?;
         self.proj.forward(&to_channels_first(&o)?)
     }

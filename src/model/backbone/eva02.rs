@@ -7,41 +7,29 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::model::ops::{Conv2d, Forward, LayerNorm, Linear, attention, mean_f32};
+use super::patches::{Patches, head_count};
+use crate::model::ops::{Forward, LayerNorm, Linear, add, attention, mean_f32, multiply, parts};
 use crate::model::{ExpertSpec, ModelError, Weights};
 
 const EPS: f64 = 1e-6;
-const HEAD_WIDTH: i64 = 64;
 const ROPE_REFERENCE: i64 = 16;
 const ROPE_BASE: f32 = 10_000.0;
 
 /// The network up to the normalised mean of its patch tokens (timm's `forward_head(…, pre_logits=True)`).
 pub struct Eva02 {
-    patch_embed: Conv2d,
-    cls_token: Tensor,
-    pos_embed: Tensor,
+    patches: Patches,
     rotary: Rotary,
     blocks: Vec<Block>,
     fc_norm: LayerNorm,
-    channels: i64,
 }
 
 impl Eva02 {
     /// Takes all of `weights` for frames of `spec.input_size`; the classifier `head` and stored rotary tables are left
     /// aside.
     pub fn load(spec: &ExpertSpec, mut weights: Weights) -> Result<Self, ModelError> {
-        let cls_token = weights.take("cls_token", &[1, 1, -1])?;
-        let channels = cls_token.size3()?.2;
-        let heads = head_count(spec, channels)?;
-        let patch = weights.take("patch_embed.proj.weight", &[channels, 3, -1, -1])?;
-        let (_, _, patch_side, patch_width) = patch.size4()?;
-        if patch_side != patch_width {
-            return Err(weights.wrong("patch_embed.proj.weight", format!("is {patch_side}x{patch_width}, not square")));
-        }
-        let bias = weights.take("patch_embed.proj.bias", &[channels])?;
-        let patch_embed = Conv2d::new(&weights, &patch, Some(&bias))?.strided(patch_side);
-        let grid = grid_side(spec, patch_side)?;
-        let pos_embed = positions(&mut weights, channels, grid)?;
+        let patches = Patches::load(spec, &mut weights)?;
+        let (channels, grid) = (patches.channels(), patches.grid());
+        let heads = head_count(spec, channels, 4)?;
         let rotary = Rotary::new(channels / heads, grid, reference_side(spec)?, weights.device())?;
         let names = Names::of(&weights);
         let depth = weights.count("blocks").max(1);
@@ -49,44 +37,23 @@ impl Eva02 {
             (0..depth).map(|index| Block::load(&mut weights, &format!("blocks.{index}"), names, heads, channels));
         let blocks = blocks.collect::<Result<_, _>>()?;
         let fc_norm = LayerNorm::load_f32(&mut weights, "fc_norm", channels, EPS)?;
-        let cls_token = weights.cast(&cls_token)?;
         weights.finish(|key| key.starts_with("head.") || key.split('.').any(|part| part == "rope"))?;
-        Ok(Self { patch_embed, cls_token, pos_embed, rotary, blocks, fc_norm, channels })
+        Ok(Self { patches, rotary, blocks, fc_norm })
     }
 
     /// Width C of the embedding.
     pub fn channels(&self) -> i64 {
-        self.channels
+        self.patches.channels()
     }
 
     /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
     pub fn forward(&self, x: &Tensor) -> Forward {
-        let patches = self.patch_embed.forward(x)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
-        let (batch, tokens, _) = patches.size3()?;
-        let cls = self.cls_token.f_expand([batch, 1, self.channels], false)?;
-        let mut x = Tensor::f_cat(&[cls, patches], 1)?.f_add_(&self.pos_embed)?;
+        let mut x = self.patches.forward(x)?;
         for block in &self.blocks {
             x = block.forward(&x, &self.rotary)?;
         }
-        self.fc_norm.forward(&mean_f32(&x.f_narrow(1, 1, tokens)?, &[1])?)
+        self.fc_norm.forward(&mean_f32(&x.f_narrow(1, 1, x.size3()?.1 - 1)?, &[1])?)
     }
-}
-
-fn head_count(spec: &ExpertSpec, channels: i64) -> Result<i64, ModelError> {
-    let heads = spec.backbone.heads.unwrap_or(channels / HEAD_WIDTH);
-    if heads < 1 || channels % heads != 0 || channels / heads % 4 != 0 {
-        let problem = format!("{heads} heads do not divide a width of {channels} into multiples of 4");
-        return Err(spec.error("backbone.heads", problem));
-    }
-    Ok(heads)
-}
-
-fn grid_side(spec: &ExpertSpec, patch: i64) -> Result<i64, ModelError> {
-    let side = i64::from(spec.input_size);
-    if side < patch || side % patch != 0 {
-        return Err(spec.error("input_size", format!("is {side}, expected a multiple of the patch size {patch}")));
-    }
-    Ok(side / patch)
 }
 
 fn reference_side(spec: &ExpertSpec) -> Result<i64, ModelError> {
@@ -94,24 +61,6 @@ fn reference_side(spec: &ExpertSpec) -> Result<i64, ModelError> {
         side if side > 0 => Ok(side),
         side => Err(spec.error("backbone.rope_reference", format!("is {side}, expected more than 0"))),
     }
-}
-
-/// `pos_embed` for a square grid: as stored where the side fits, else resampled in f32 with the CLS row kept (timm's
-/// `resample_abs_pos_embed`).
-fn positions(weights: &mut Weights, channels: i64, grid: i64) -> Result<Tensor, ModelError> {
-    let stored = weights.take("pos_embed", &[1, -1, channels])?;
-    let patches = stored.size3()?.1 - 1;
-    let stored_grid = patches.isqrt();
-    if stored_grid < 1 || stored_grid * stored_grid != patches {
-        return Err(weights.wrong("pos_embed", format!("has {patches} patch positions, expected a square number")));
-    }
-    if stored_grid == grid {
-        return Ok(weights.cast(&stored)?);
-    }
-    let map = stored.f_narrow(1, 1, patches)?.f_reshape([1, stored_grid, stored_grid, channels])?;
-    let map = map.f_permute([0, 3, 1, 2])?.f_internal_upsample_bicubic2d_aa([grid, grid], false, None, None)?;
-    let map = map.f_permute([0, 2, 3, 1])?.f_reshape([1, grid * grid, channels])?;
-    Ok(weights.cast(&Tensor::f_cat(&[stored.f_narrow(1, 0, 1)?, map], 1)?)?)
 }
 
 /// Rotary position embedding over rows and columns, as tables `[1 + HW, 1, 1, d]` in f32. The CLS token's row is the
@@ -147,9 +96,8 @@ impl Rotary {
     /// (a cos - b sin, b cos + a sin).
     fn forward(&self, x: &Tensor) -> Forward {
         let wide = x.f_to_kind(Kind::Float)?;
-        let pairs = x.size5()?.4 / 2;
-        let half = |index: i64| wide.f_narrow(-1, index * pairs, pairs);
-        let swapped = Tensor::f_cat(&[half(1)?, half(0)?], -1)?;
+        let [first, second] = parts(wide.f_chunk(2, -1)?)?;
+        let swapped = Tensor::f_cat(&[second, first], -1)?;
         wide.f_mul(&self.cos)?.f_addcmul_(&swapped, &self.sin)?.f_to_kind(x.kind())
     }
 }
@@ -232,22 +180,19 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rotary: &Rotary) -> Forward {
-        let x = self.attend(&self.norm1.forward(x)?, rotary)?.f_add_(x)?;
-        let hidden = self.gate_up.forward(&self.norm2.forward(&x)?)?.f_chunk(2, -1)?;
-        let [gate, up] = hidden.as_slice() else {
-            return Err(TchError::Shape("SwiGLU needs two halves".to_owned()));
-        };
-        let hidden = gate.f_silu()?.f_mul_(up)?;
-        self.fc2.forward(&self.mlp_norm.forward(&hidden)?)?.f_add_(&x)
+        let x = add(self.attend(&self.norm1.forward(x)?, rotary)?, x)?;
+        let [gate, up] = parts(self.gate_up.forward(&self.norm2.forward(&x)?)?.f_chunk(2, -1)?)?;
+        let hidden = multiply(gate.f_silu()?, &up)?;
+        add(self.fc2.forward(&self.mlp_norm.forward(&hidden)?)?, &x)
     }
 
     fn attend(&self, x: &Tensor, rotary: &Rotary) -> Forward {
         let (batch, tokens, width) = x.size3()?;
         let qkv = self.qkv.forward(x)?.f_reshape([batch, tokens, 3, self.heads, -1])?;
-        let rotated = rotary.forward(&qkv.f_narrow(2, 0, 2)?)?;
+        let [qk, v] = parts(qkv.f_split_with_sizes([2, 1], 2)?)?;
+        let [q, k] = parts(rotary.forward(&qk)?.f_unbind(2)?)?;
         let by_head = |part: Tensor| part.f_transpose(1, 2);
-        let (q, k) = (by_head(rotated.f_select(2, 0)?)?, by_head(rotated.f_select(2, 1)?)?);
-        let v = by_head(qkv.f_select(2, 2)?)?;
+        let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v.f_squeeze_dim(2)?)?);
         let y = attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_reshape([batch, tokens, width])?;
         self.proj.forward(&y)
     }

@@ -52,7 +52,7 @@ impl<'a> Distinct<'a> {
 }
 
 /// Frames on the device: uploaded once a side, normalised once a side and statistics.
-pub(super) struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     options: LoadOptions,
     items: &'a [&'a Frames],
     /// By side, `[N, S, S, 3]` in f32, 0 to 1.
@@ -64,12 +64,12 @@ pub(super) struct Inputs<'a> {
 type Normalisation = (u32, [f64; 3], [f64; 3]);
 
 impl<'a> Inputs<'a> {
-    pub(super) fn new(options: LoadOptions, items: &'a [&'a Frames]) -> Self {
+    pub(crate) fn new(options: LoadOptions, items: &'a [&'a Frames]) -> Self {
         Self { options, items, uploaded: Vec::new(), normalised: Vec::new() }
     }
 
     /// All items' frames as `spec`'s backbone takes them.
-    pub(super) fn normalised(&mut self, spec: &ExpertSpec) -> Result<Tensor, ModelError> {
+    pub(crate) fn normalised(&mut self, spec: &ExpertSpec) -> Result<Tensor, ModelError> {
         let wanted = (spec.input_size, spec.backbone.mean, spec.backbone.std);
         if let Some((_, frames)) = self.normalised.iter().find(|(have, _)| *have == wanted) {
             return Ok(frames.shallow_clone());

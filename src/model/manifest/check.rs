@@ -138,10 +138,13 @@ fn check_backbone(key: &str, backbone: &Backbone) -> Checked {
     if let Some(side) = backbone.rope_reference {
         within(&format!("{key}.rope_reference"), side, &(1..=1024))?;
     }
-    let eva_only = [("heads", backbone.heads), ("rope_reference", backbone.rope_reference)];
-    for (name, value) in eva_only {
-        let fits = value.is_none() || backbone.kind == BackboneKind::Eva02;
-        ensure(fits, &format!("{key}.{name}"), || "is given, but only eva02 has it".to_owned())?;
+    use BackboneKind::{Eva02, Vit};
+    let owners =
+        [("heads", backbone.heads, &[Eva02, Vit][..]), ("rope_reference", backbone.rope_reference, &[Eva02][..])];
+    for (name, value, owners) in owners {
+        let fits = value.is_none() || owners.contains(&backbone.kind);
+        let names: Vec<&str> = owners.iter().map(|owner| owner.name()).collect();
+        ensure(fits, &format!("{key}.{name}"), || format!("is given, but only {} may have it", names.join(" and ")))?;
     }
     Ok(())
 }

@@ -5,17 +5,12 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 
 use super::Preset;
-use super::networks::{Network, convnext, efficientvit, eva02, head, text_tower};
 use super::store::Weights;
 use crate::model::{
-    Activation, Backbone, BackboneKind, Calibration, ExpertSpec, Manifest, Mixer, MosScale, TextSpec, TextTowerSpec,
-    Track,
+    Activation, BackboneKind, Calibration, ExpertSpec, Manifest, Mixer, MosScale, TextSpec, TextTowerSpec, Track,
 };
-
-const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
-const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+use crate::train::architecture::Architecture;
+use crate::train::networks::{Network, head, text_tower};
 
 /// The experts of the paper, with statistics of Eq. 4 for weights that nobody measures.
 const EXPERTS: [(Track, BackboneKind, f64, f64); 5] = [
@@ -39,13 +34,7 @@ struct Tower {
 
 struct Sizes {
     side: u32,
-    convnext: ([usize; 4], [usize; 4]),
-    efficientvit: ([usize; 5], [usize; 5]),
-    efficientvit_head_dim: usize,
-    eva_width: usize,
-    eva_depth: usize,
-    eva_heads: Option<i64>,
-    eva_rope_reference: Option<i64>,
+    backbone: fn(BackboneKind) -> Architecture,
     towers: [Tower; 2],
     latent: usize,
     hidden: usize,
@@ -55,13 +44,7 @@ struct Sizes {
 
 const DEMO: Sizes = Sizes {
     side: 112,
-    convnext: ([16, 24, 40, 64], [1, 1, 2, 1]),
-    efficientvit: ([8, 8, 16, 24, 32], [1, 1, 1, 1, 1]),
-    efficientvit_head_dim: 8,
-    eva_width: 48,
-    eva_depth: 2,
-    eva_heads: Some(3),
-    eva_rope_reference: Some(8),
+    backbone: Architecture::demo,
     towers: [
         Tower {
             name: "openclip",
@@ -90,13 +73,7 @@ const DEMO: Sizes = Sizes {
 
 const FULL: Sizes = Sizes {
     side: 448,
-    convnext: ([96, 192, 384, 768], [3, 3, 27, 3]),
-    efficientvit: ([32, 64, 128, 256, 512], [1, 2, 2, 8, 8]),
-    efficientvit_head_dim: 32,
-    eva_width: 768,
-    eva_depth: 12,
-    eva_heads: None,
-    eva_rope_reference: None,
+    backbone: Architecture::full,
     towers: [
         Tower {
             name: "openclip",
@@ -179,25 +156,16 @@ fn tower_of(tower: &Tower, weights: &mut Vec<Weights>) -> TextTowerSpec {
 fn expert_of(sizes: &Sizes, track: Track, kind: BackboneKind, weights: &mut Vec<Weights>) -> ExpertSpec {
     let name = expert_name(track, kind);
     let mixer = if kind == BackboneKind::Convnext { Mixer::Concat } else { Mixer::Dot };
-    let (network, width) = backbone_of(sizes, kind);
+    let architecture = (sizes.backbone)(kind);
     let text = sizes.towers.iter().map(|tower| tower.embedding).sum();
-    let head = head(text, width, sizes.latent, sizes.hidden, mixer, track == Track::Video);
+    let head = head(text, architecture.channels(), sizes.latent, sizes.hidden, mixer, track == Track::Video);
     let mut file = |part: &str, network: Network| {
         let module = format!("{part}_{name}");
         let file = format!("{module}.safetensors");
         weights.push(Weights { file: file.clone(), module, prefix: "", network, dtype: sizes.vision_dtype });
         file
     };
-    let eva = kind == BackboneKind::Eva02;
-    let (mean, std) = if eva { (CLIP_MEAN, CLIP_STD) } else { (IMAGENET_MEAN, IMAGENET_STD) };
-    let backbone = Backbone {
-        kind,
-        weights: file("backbone", network),
-        mean,
-        std,
-        heads: sizes.eva_heads.filter(|_| eva),
-        rope_reference: sizes.eva_rope_reference.filter(|_| eva),
-    };
+    let backbone = architecture.backbone(&file("backbone", architecture.network(sizes.side)));
     ExpertSpec {
         track,
         backbone,
@@ -208,18 +176,6 @@ fn expert_of(sizes: &Sizes, track: Track, kind: BackboneKind, weights: &mut Vec<
         adapter_activation: Activation::None,
         head_activation: Activation::Gelu,
         name,
-    }
-}
-
-/// The network and the width of its embedding.
-fn backbone_of(sizes: &Sizes, kind: BackboneKind) -> (Network, usize) {
-    match kind {
-        BackboneKind::Convnext => (convnext(sizes.convnext.0, sizes.convnext.1), sizes.convnext.0[3]),
-        BackboneKind::Efficientvit => {
-            let (widths, depths) = sizes.efficientvit;
-            (efficientvit(widths, depths, sizes.efficientvit_head_dim), widths[4])
-        }
-        BackboneKind::Eva02 => (eva02(sizes.eva_width, sizes.eva_depth, sizes.side as usize / 14), sizes.eva_width),
     }
 }
 
@@ -237,14 +193,5 @@ fn made_up_calibration(experts: &[ExpertSpec], tta: bool) -> Vec<Calibration> {
 }
 
 fn expert_name(track: Track, kind: BackboneKind) -> String {
-    let track = match track {
-        Track::Image => "image",
-        Track::Video => "video",
-    };
-    let kind = match kind {
-        BackboneKind::Convnext => "convnext",
-        BackboneKind::Efficientvit => "efficientvit",
-        BackboneKind::Eva02 => "eva02",
-    };
-    format!("{track}_{kind}")
+    format!("{}_{}", track.name(), kind.name())
 }

@@ -9,8 +9,8 @@ use half::f16;
 use indicatif::ProgressBar;
 use safetensors::tensor::{Dtype, SafeTensorError, View, serialize_to_file};
 
-use super::networks::{Entry, Network};
 use crate::train::hash_init;
+use crate::train::networks::{Entry, Network};
 
 /// One file of weights.
 pub(super) struct Weights {

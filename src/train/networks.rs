@@ -13,7 +13,7 @@ pub(super) struct Entry {
 
 /// The tensors of one network, in upstream's order.
 #[derive(Debug, Default)]
-pub(super) struct Network(pub(super) Vec<Entry>);
+pub(super) struct Network(pub(in crate::train) Vec<Entry>);
 
 impl Network {
     fn tensor(&mut self, key: String, shape: &[usize]) {
@@ -37,6 +37,12 @@ impl Network {
     fn conv_norm(&mut self, key: &str, out: usize, input: usize, kernel: usize) {
         self.tensor(format!("{key}.conv.weight"), &[out, input, kernel, kernel]);
         self.batch_norm(&format!("{key}.norm"), out);
+    }
+
+    /// A convolution and the batch norm beside it.
+    fn conv_beside_norm(&mut self, conv: &str, norm: &str, out: usize, input: usize, kernel: usize) {
+        self.tensor(format!("{conv}.weight"), &[out, input, kernel, kernel]);
+        self.batch_norm(norm, out);
     }
 
     fn fused_mbconv(&mut self, key: &str, out: usize, input: usize, expansion: usize) {
@@ -138,6 +144,49 @@ pub(super) fn eva02(width: usize, depth: usize, grid: usize) -> Network {
         net.affine(&format!("{key}.mlp.fc2"), &[width, hidden]);
     }
     net.affine("fc_norm", &[width]);
+    net
+}
+
+/// `timm.models.resnet.ResNet` with bottlenecks: `widths` are those inside of them, a quarter of what they give.
+pub(super) fn resnet(widths: [usize; 4], depths: [usize; 4]) -> Network {
+    let mut net = Network::default();
+    net.conv_beside_norm("conv1", "bn1", widths[0], 3, 7);
+    let mut previous = widths[0];
+    for (layer, (width, depth)) in widths.into_iter().zip(depths).enumerate() {
+        for block in 0..depth {
+            let key = format!("layer{}.{block}", layer + 1);
+            let mut conv = |index: usize, out: usize, input: usize, kernel: usize| {
+                net.conv_beside_norm(&format!("{key}.conv{index}"), &format!("{key}.bn{index}"), out, input, kernel);
+            };
+            conv(1, width, previous, 1);
+            conv(2, width, width, 3);
+            conv(3, 4 * width, width, 1);
+            if block == 0 {
+                let downsample = format!("{key}.downsample");
+                net.conv_beside_norm(&format!("{downsample}.0"), &format!("{downsample}.1"), 4 * width, previous, 1);
+            }
+            previous = 4 * width;
+        }
+    }
+    net
+}
+
+/// `timm.models.vision_transformer.VisionTransformer` that pools its CLS token, with a square grid of side `grid`.
+pub(super) fn vit(width: usize, depth: usize, patch: usize, grid: usize) -> Network {
+    let mut net = Network::default();
+    net.tensor("cls_token".to_owned(), &[1, 1, width]);
+    net.tensor("pos_embed".to_owned(), &[1, grid * grid + 1, width]);
+    net.affine("patch_embed.proj", &[width, 3, patch, patch]);
+    for block in 0..depth {
+        let key = format!("blocks.{block}");
+        net.affine(&format!("{key}.norm1"), &[width]);
+        net.affine(&format!("{key}.attn.qkv"), &[3 * width, width]);
+        net.affine(&format!("{key}.attn.proj"), &[width, width]);
+        net.affine(&format!("{key}.norm2"), &[width]);
+        net.affine(&format!("{key}.mlp.fc1"), &[4 * width, width]);
+        net.affine(&format!("{key}.mlp.fc2"), &[width, 4 * width]);
+    }
+    net.affine("norm", &[width]);
     net
 }
 

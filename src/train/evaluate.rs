@@ -1,0 +1,154 @@
+//! `pcqa-train evaluate`: how well a bundle, and any other system whose predictions are in a file, follow the opinions of
+//! a data set; beside them what can be had without looking at a pixel.
+
+mod outcome;
+mod predictions;
+mod scoring;
+mod system;
+mod table;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+
+use self::outcome::{Outcome, TrackOutcome};
+use self::predictions::PredictionsFile;
+use self::scoring::ScoringOptions;
+pub use self::table::table;
+use super::dataset::{Dataset, DatasetArguments, Item};
+use super::loader::decoder_beside_this;
+use super::report::Thumbnails;
+use crate::model::{Bundle, Track};
+
+/// Scores a labelled data set and says how well the scores follow its opinions.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    data: DatasetArguments,
+    /// Directory of the bundle that scores. Without it the one that is compiled in
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Score nothing: compare the systems of --predictions alone
+    #[arg(long, requires = "predictions", conflicts_with_all = ["bundle", "predict_to", "no_tta", "shuffle_prompts"])]
+    no_bundle: bool,
+    /// Predictions of another system, which become a row of the table under NAME (default: the file's): CSV with the
+    /// columns `name` and `score`, or these two without a header. May be given again
+    #[arg(long, value_name = "[NAME=]FILE")]
+    predictions: Vec<PredictionsFile>,
+    /// Write the ensemble's scores on the bundle's scale, also of items without MOS, as CSV with the columns `name` and
+    /// `score`
+    #[arg(long, value_name = "FILE")]
+    predict_to: Option<PathBuf>,
+    /// Write a page for people to this directory: report.html, which needs nothing else
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Look at the frames as they are only, not at their mirror image too (test-time augmentation): half the work
+    #[arg(long)]
+    no_tta: bool,
+    /// Also score every item for another item's prompt: a judge that reads prompts gets worse by it
+    #[arg(long)]
+    shuffle_prompts: bool,
+    /// Write one JSON object with every figure instead of tables
+    #[arg(long)]
+    json: bool,
+    /// The pcqa-decoder program, which opens videos
+    #[arg(long, value_name = "FILE", default_value_os_t = decoder_beside_this())]
+    decoder: PathBuf,
+}
+
+// Paragraphs are one line each: clap wraps them to the terminal.
+const HELP: &str = "\
+Rows: the ensemble and each of its experts alone, with and without test-time augmentation as far as the bundle is calibrated for it; the systems of --predictions; the floors. Each row is of the items that it has a prediction for.
+
+Floors predict the MOS without a pixel: from the generator's name, from the prompt's words, from both. They are fitted on the same items, each predicted by a model that saw no item of its prompt. Public data sets let them reach an SRCC of 0.7: what a judge is worth is what it adds.
+
+SRCC, PLCC, KRCC are Spearman's, Pearson's and Kendall's (tau-b) correlations. `fitted` is after the logistic curve of four parameters that fits best. RMSE is on the data set's scale. main = (SRCC + PLCC) / 2. `within generator` is the mean SRCC among the items of one generator. Below each figure is its 95 % interval, by resampling prompts.
+
+Items that cannot be read are left out, listed on standard error and counted.
+
+Examples:
+  pcqa-train evaluate --data AIGIQA-20K/val
+  pcqa-train evaluate --data T2VQA-DB --bundle out/bundle --report out/report --json > out/figures.json
+  pcqa-train evaluate --data AGIQA-3K --column mos_align --predictions StairIQA=stair.csv --predictions simple.csv
+  pcqa-train evaluate --data unlabelled.csv --predict-to scores.csv";
+
+/// Unreadable items that are named one by one.
+const MOST_NAMED: usize = 20;
+
+/// Runs the command.
+///
+/// # Errors
+/// Data, predictions or a bundle that cannot be used, and places that cannot be written.
+pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
+    let data = arguments.data.read()?;
+    let predictions = arguments.predictions.iter().map(PredictionsFile::read).collect::<anyhow::Result<Vec<_>>>()?;
+    predictions.iter().try_for_each(|predictions| predictions.check_use(&data.items))?;
+    let is_labelled = data.items.iter().any(|item| item.mos.is_some());
+    if !is_labelled && arguments.predict_to.is_none() {
+        bail!("{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores", data.list.display());
+    }
+    let bundle = match (arguments.no_bundle, &arguments.bundle) {
+        (true, _) => None,
+        (false, Some(directory)) => Some(Bundle::open(directory).with_context(|| directory.display().to_string())?),
+        (false, None) => Some(Bundle::demo()?),
+    };
+
+    let mut outcome = Outcome::new(&data, bundle.as_ref());
+    for (track, items) in by_track(&data) {
+        let mut systems = Vec::new();
+        if let Some(bundle) = &bundle {
+            let options = ScoringOptions {
+                tta: !arguments.no_tta,
+                shuffle_prompts: arguments.shuffle_prompts,
+                decoder: arguments.decoder.clone(),
+            };
+            let scored = scoring::score(bundle, track, &items, options)?;
+            ensure!(
+                scored.failed.len() < items.len(),
+                "none of the {} {}s can be scored; the first: {}",
+                items.len(),
+                track.name(),
+                scored.failed[0].1
+            );
+            report_failures(&scored.failed);
+            outcome.failed.extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
+            systems.extend(scored.systems);
+        }
+        systems.extend(predictions.iter().map(|predictions| predictions.system(&items)));
+        outcome.tracks.push(TrackOutcome::new(track, items, systems));
+    }
+    if let Some(file) = &arguments.predict_to {
+        predictions::write(file, &outcome)?;
+    }
+    if let Some(directory) = &arguments.report {
+        let mut thumbnails = Thumbnails::new(arguments.decoder.clone());
+        let path = super::report::write(directory, &outcome.report(), &mut thumbnails)?;
+        eprintln!("report: {}", path.display());
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcome.json())?);
+    } else if is_labelled {
+        print!("{}", outcome.text());
+    }
+    Ok(())
+}
+
+/// The items of each track that the data set has.
+fn by_track(data: &Dataset) -> Vec<(Track, Arc<Vec<Item>>)> {
+    let tracks: BTreeSet<Track> = data.items.iter().map(|item| item.track).collect();
+    let items = |track| Arc::new(data.items.iter().filter(|item| item.track == track).cloned().collect::<Vec<_>>());
+    tracks.into_iter().map(|track| (track, items(track))).collect()
+}
+
+fn report_failures(failed: &[(usize, String)]) {
+    failed.iter().take(MOST_NAMED).for_each(|(_, problem)| eprintln!("{problem}"));
+    if let Some(more) = failed.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+        eprintln!("and {more} more");
+    }
+    if !failed.is_empty() {
+        eprintln!("{} items are left out", failed.len());
+    }
+}

@@ -1,0 +1,141 @@
+use super::*;
+
+const RATE: f64 = 0.1;
+
+fn leaf(values: &[f32]) -> Tensor {
+    Tensor::from_slice(values).set_requires_grad(true)
+}
+
+/// More numbers than a piece has, so that pieces meet.
+fn long(scale: f32) -> Vec<f32> {
+    (0..PIECE + 1000).map(|i| scale * ((i * 2_654_435_761) % 1000 - 500) as f32 / 500.0).collect()
+}
+
+fn optimiser(parameters: &[(&str, &Tensor)]) -> AdamW {
+    let parameters = parameters.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shallow_clone()));
+    AdamW::new(parameters, Options::default()).unwrap()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.detach().reshape([-1])).unwrap()
+}
+
+/// The paper's algorithm 2, one number at a time in f64.
+struct Reference {
+    value: f64,
+    mean: f64,
+    square: f64,
+}
+
+impl Reference {
+    fn step(&mut self, step: i32, gradient: f64) {
+        let Options { beta1, beta2, eps, weight_decay } = Options::default();
+        self.mean = beta1 * self.mean + (1.0 - beta1) * gradient;
+        self.square = beta2 * self.square + (1.0 - beta2) * gradient * gradient;
+        let (mean, square) = (self.mean / (1.0 - beta1.powi(step)), self.square / (1.0 - beta2.powi(step)));
+        self.value -= RATE * (mean / (square.sqrt() + eps) + weight_decay * self.value);
+    }
+}
+
+#[test]
+fn steps_are_the_papers() {
+    let (start, slope) = (long(1.0), long(3.0));
+    let parameter = leaf(&start);
+    let mut adamw = optimiser(&[("a", &parameter)]);
+    let factor = Tensor::from_slice(&slope);
+    let mut reference: Vec<Reference> =
+        start.iter().map(|&value| Reference { value: f64::from(value), mean: 0.0, square: 0.0 }).collect();
+    for step in 1..=4 {
+        // The gradient is slope * 2 value.
+        adamw.backward(&(parameter.square() * &factor).sum(Kind::Float)).unwrap();
+        adamw.step(RATE, 0.5).unwrap();
+        for (number, &slope) in reference.iter_mut().zip(&slope) {
+            number.step(step, f64::from(slope) * number.value);
+        }
+    }
+    let worst = numbers(&parameter).iter().zip(&reference).map(|(&a, b)| (f64::from(a) - b.value).abs());
+    let worst = worst.fold(0.0, f64::max);
+    assert!(worst < 1e-5, "{worst}");
+}
+
+#[test]
+fn parts_of_a_batch_add_up_and_are_gone_after_the_step() {
+    let (whole, parts) = (leaf(&[1.0, -2.0]), leaf(&[1.0, -2.0]));
+    let (mut at_once, mut one_by_one) = (optimiser(&[("a", &whole)]), optimiser(&[("a", &parts)]));
+    at_once.backward(&(&whole * 3.0).sum(Kind::Float)).unwrap();
+    one_by_one.backward(&parts.sum(Kind::Float)).unwrap();
+    one_by_one.backward(&(&parts * 2.0).sum(Kind::Float)).unwrap();
+    assert_eq!(one_by_one.gradient_norm().unwrap(), at_once.gradient_norm().unwrap());
+    assert_eq!(numbers(one_by_one.gradient("a").unwrap()), [3.0, 3.0]);
+    at_once.step(RATE, 1.0).unwrap();
+    one_by_one.step(RATE, 1.0).unwrap();
+    assert_eq!(numbers(&whole), numbers(&parts));
+    assert_eq!(one_by_one.gradient_norm().unwrap(), 0.0);
+    one_by_one.step(RATE, 1.0).unwrap();
+    assert_eq!(numbers(&whole), numbers(&parts));
+}
+
+#[test]
+fn parameters_that_share_a_gradient_are_scaled_once() {
+    let (a, b) = (leaf(&[1.0]), leaf(&[1.0]));
+    let mut adamw = optimiser(&[("a", &a), ("b", &b)]);
+    adamw.backward(&(&a + &b).sum(Kind::Float)).unwrap();
+    assert!((adamw.gradient_norm().unwrap() - 2.0f64.sqrt()).abs() < 1e-6);
+    adamw.step(RATE, 0.5).unwrap();
+    assert_eq!(numbers(&a), numbers(&b));
+    let means = adamw.slots.iter().map(|slot| numbers(&slot.mean)[0]);
+    assert!(means.into_iter().all(|mean| (mean - 0.05).abs() < 1e-7));
+}
+
+#[test]
+fn clipping_only_shortens() {
+    assert_eq!(clipping(0.5, 1.0), 1.0);
+    assert!((clipping(4.0, 1.0) - 0.25).abs() < 1e-6);
+    assert_eq!(clipping(0.0, 1.0), 1.0);
+}
+
+#[test]
+fn what_overflows_shows_in_the_norm() {
+    let a = leaf(&[1.0, 2.0]);
+    let mut adamw = optimiser(&[("a", &a)]);
+    adamw.backward(&(&a * f64::INFINITY).sum(Kind::Float)).unwrap();
+    assert!(!adamw.gradient_norm().unwrap().is_finite());
+    adamw.discard();
+    adamw.step(RATE, 1.0).unwrap();
+    assert_eq!(numbers(&a), [1.0, 2.0]);
+}
+
+#[test]
+fn a_restored_optimiser_goes_on_as_if_nothing_had_been() {
+    let (a, b) = (leaf(&long(1.0)), leaf(&[4.0]));
+    let step = |adamw: &mut AdamW, a: &Tensor, b: &Tensor| {
+        adamw.backward(&(a.square() * b).sum(Kind::Float)).unwrap();
+        adamw.step(RATE, 1.0).unwrap();
+    };
+    let mut first = optimiser(&[("a", &a), ("b", &b)]);
+    first.steps = (1 << 30) + 5;
+    step(&mut first, &a, &b);
+    let state = first.serialise().unwrap();
+    let (c, d) = (leaf(&numbers(&a)), leaf(&numbers(&b)));
+    let mut second = optimiser(&[("a", &c), ("b", &d)]);
+    second.restore("state", &state).unwrap();
+    assert_eq!(second.steps(), first.steps());
+    step(&mut first, &a, &b);
+    step(&mut second, &c, &d);
+    assert_eq!((numbers(&a), numbers(&b)), (numbers(&c), numbers(&d)));
+    assert_eq!(first.serialise().unwrap(), second.serialise().unwrap());
+}
+
+#[test]
+fn state_of_other_parameters_is_refused_with_its_name() {
+    let (a, b, wide) = (leaf(&[1.0]), leaf(&[1.0]), leaf(&[1.0, 2.0]));
+    let state = optimiser(&[("a", &a), ("b", &b)]).serialise().unwrap();
+    let error = |parameters: &[(&str, &Tensor)], bytes: &[u8]| {
+        format!("{:#}", optimiser(parameters).restore("optimiser.safetensors", bytes).unwrap_err())
+    };
+    assert_eq!(error(&[("a", &a)], &state), "optimiser.safetensors: tensor b.exp_avg: belongs to no parameter");
+    assert_eq!(error(&[("a", &a), ("c", &b)], &state), "optimiser.safetensors: tensor c.exp_avg: is missing");
+    let shape = "optimiser.safetensors: tensor a.exp_avg: has shape [1], expected [2]";
+    assert_eq!(error(&[("a", &wide), ("b", &b)], &state), shape);
+    assert!(error(&[("a", &a)], b"no").starts_with("optimiser.safetensors: not a safetensors file"));
+}

@@ -1,0 +1,207 @@
+//! The page's text and tables.
+
+use super::charts::{self, is_floor};
+use super::{Report, Section, Thumbnails, escape};
+use crate::train::statistics::{Figure, GeneratorFigures, Judged, Logistic, Metrics, by_generator};
+
+const STYLE: &str = include_str!("style.css");
+/// Items that are shown as judged worst.
+const WORST: usize = 12;
+/// Characters of a prompt and of a name that are shown.
+const PROMPT_LENGTH: usize = 160;
+
+pub(super) fn html(report: &Report, thumbnails: &mut Thumbnails) -> String {
+    let title = escape(&report.title);
+    let facts = report.facts.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value)));
+    let facts: String = facts.collect();
+    let charts: String = report.charts.iter().map(|chart| figure(&chart.title, &charts::curves(chart), "")).collect();
+    let charts = match charts.is_empty() {
+        true => charts,
+        false => format!(r#"<section><h2>Training</h2><div class="pair">{charts}</div></section>"#),
+    };
+    let sections: String = report.sections.iter().map(|part| section(part, thumbnails)).collect();
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<header><h1>{title}</h1><dl>{facts}</dl></header>\n\
+         <main>{charts}{sections}</main>\n</body>\n</html>\n"
+    )
+}
+
+fn section(section: &Section, thumbnails: &mut Thumbnails) -> String {
+    let mut html = format!("<section><h2>{}</h2>", escape(&section.title));
+    if let Some((name, metrics)) = section.rows.first() {
+        html += &tiles(name, metrics);
+        html += &floor_line(metrics, &section.rows);
+        html += &figure("Every system", &charts::ranking(&section.rows), "");
+        html += &table(&section.rows);
+    }
+    if !section.judged.is_empty() {
+        html += &judged(section, thumbnails);
+    }
+    html + "</section>\n"
+}
+
+/// The first system's figures, large.
+fn tiles(name: &str, metrics: &Metrics) -> String {
+    let tile = |(label, figure): (&str, Option<Figure>)| {
+        let interval = figure.and_then(|figure| figure.interval).map(interval).unwrap_or_default();
+        format!(r#"<div class="tile"><span>{label}</span><b>{}</b><small>{interval}</small></div>"#, value(figure))
+    };
+    let figures = [
+        ("SRCC", metrics.srcc),
+        ("PLCC", metrics.plcc),
+        ("main score", metrics.main),
+        ("KRCC", metrics.krcc),
+        ("RMSE", metrics.rmse),
+    ];
+    let tiles: String = figures.into_iter().map(tile).collect();
+    let (name, items, prompts) = (escape(name), metrics.items, metrics.prompts);
+    format!(r#"<p class="of"><b>{name}</b> on {items} items of {prompts} prompts</p><div class="tiles">{tiles}</div>"#)
+}
+
+/// What the best floor reaches.
+fn floor_line(metrics: &Metrics, rows: &[(String, Metrics)]) -> String {
+    let floors = rows.iter().filter(|(name, _)| is_floor(name));
+    let best = floors.filter_map(|(name, metrics)| Some((name, metrics.srcc?.value))).max_by(|a, b| a.1.total_cmp(&b.1));
+    let Some(((name, floor), own)) = best.zip(metrics.srcc) else { return String::new() };
+    let what = escape(name.trim_start_matches("floor: "));
+    let difference = own.value - floor;
+    let verdict = if difference > 0.0 { "above" } else { "not above" };
+    format!(
+        r#"<p class="floor-line">Without looking at a pixel, the best floor ({what}) reaches SRCC {floor:.3}. This is {} {verdict} it.</p>"#,
+        format_args!("{:.3}", difference.abs()),
+    )
+}
+
+fn table(rows: &[(String, Metrics)]) -> String {
+    let titles = [
+        "SRCC",
+        "PLCC",
+        "PLCC fitted",
+        "KRCC",
+        "RMSE",
+        "RMSE fitted",
+        "main",
+        "SRCC within generator",
+        "items",
+        "prompts",
+    ];
+    let head: String = titles.iter().map(|title| format!("<th>{title}</th>")).collect();
+    let row = |(name, metrics): &(String, Metrics)| {
+        let figures = [
+            metrics.srcc,
+            metrics.plcc,
+            metrics.plcc_fitted,
+            metrics.krcc,
+            metrics.rmse,
+            metrics.rmse_fitted,
+            metrics.main,
+            metrics.srcc_within_generator,
+        ];
+        let cells: String = figures.into_iter().map(cell).collect();
+        let class = if is_floor(name) { r#" class="floor""# } else { "" };
+        let (name, items, prompts) = (escape(name), metrics.items, metrics.prompts);
+        format!("<tr{class}><th>{name}</th>{cells}<td>{items}</td><td>{prompts}</td></tr>")
+    };
+    let rows: String = rows.iter().map(row).collect();
+    format!(
+        "<div class=\"scroll\"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>\
+         <p class=\"note\">Small figures are 95 % intervals, by resampling prompts. <i>Fitted</i> is after the logistic \
+         curve of four parameters. Main is (SRCC + PLCC) / 2. Floors are predicted from the generator&#8217;s name and \
+         the prompt&#8217;s words alone, for prompts that they were not fitted on.</p>"
+    )
+}
+
+fn cell(figure: Option<Figure>) -> String {
+    let interval = figure.and_then(|figure| figure.interval).map(interval).unwrap_or_default();
+    format!("<td>{}<small>{interval}</small></td>", value(figure))
+}
+
+fn value(figure: Option<Figure>) -> String {
+    figure.map_or("–".to_owned(), |figure| format!("{:.3}", figure.value))
+}
+
+fn interval([low, high]: [f64; 2]) -> String {
+    format!("{low:.3} to {high:.3}")
+}
+
+/// Scatter, residuals and the worst items.
+fn judged(section: &Section, thumbnails: &mut Thumbnails) -> String {
+    let judged = &section.judged;
+    let (predicted, mos): (Vec<f64>, Vec<f64>) = judged.iter().map(|item| (item.predicted, item.mos)).unzip();
+    let curve = Logistic::fit(&predicted, &mos);
+    let on_scale = |item: &Judged| curve.map_or(item.predicted, |curve| curve.apply(item.predicted));
+    let residual = |item: &Judged| on_scale(item) - item.mos;
+
+    let (scatter, drawn) = charts::scatter(judged, curve);
+    let mut note = "The line is the logistic curve that fits best.".to_owned();
+    if let Some(drawn) = drawn {
+        note += &format!(" {drawn} of {} items are drawn.", judged.len());
+    }
+    let mut html = format!(r#"<div class="pair">{}"#, figure("Predicted and MOS", &scatter, &note));
+    if let Some((boxes, left_out)) = charts::residuals(judged, residual) {
+        let mut note = "After the curve. Median, middle half, and middle 90 % of each generator&#8217;s items \
+                        (their number)."
+            .to_owned();
+        if left_out > 0 {
+            note += &format!(" {left_out} generators with fewer items are left out.");
+        }
+        html += &figure("Residuals by generator", &boxes, &note);
+    }
+    html += "</div>";
+    html += &generators(&by_generator(judged));
+
+    let mut worst: Vec<&Judged> = judged.iter().collect();
+    worst.sort_by(|a, b| residual(b).abs().total_cmp(&residual(a).abs()));
+    let cards = worst.into_iter().take(WORST).map(|item| card(item, on_scale(item), thumbnails));
+    let cards: String = cards.collect();
+    html + "<h3>Judged worst</h3><p class=\"note\">The items whose prediction, after the curve, is farthest from their \
+            MOS. A video is shown by its middle frame, squashed to a square.</p><div class=\"cards\">" + &cards + "</div>"
+}
+
+/// How the generators fare; nothing where no item names one.
+fn generators(figures: &[GeneratorFigures]) -> String {
+    if figures.is_empty() {
+        return String::new();
+    }
+    let row = |figures: &GeneratorFigures| {
+        let GeneratorFigures { generator, items, mos, predicted, srcc } = figures;
+        let srcc = srcc.map_or("–".to_owned(), |srcc| format!("{srcc:.3}"));
+        let generator = shortened(generator);
+        format!("<tr><th>{generator}</th><td>{items}</td><td>{mos:.3}</td><td>{predicted:.3}</td><td>{srcc}</td></tr>")
+    };
+    let rows: String = figures.iter().map(row).collect();
+    format!(
+        "<div class=\"scroll\"><table class=\"narrow\"><thead><tr><th></th><th>items</th><th>mean MOS</th>\
+         <th>mean predicted</th><th>SRCC among them</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+fn card(item: &Judged, on_scale: f64, thumbnails: &mut Thumbnails) -> String {
+    let picture = match thumbnails.data_uri(&item.path) {
+        Some(uri) => format!(r#"<img src="{uri}" alt=""/>"#),
+        None => r#"<div class="nothing">no picture</div>"#.to_owned(),
+    };
+    let difference = on_scale - item.mos;
+    let direction = if difference < 0.0 { "low" } else { "high" };
+    let generator = item.generator.as_ref().map(|name| format!(" · {}", shortened(name))).unwrap_or_default();
+    format!(
+        r#"<div class="card">{picture}<p class="figures"><b>{on_scale:.2}</b> for {:.2} <span class="{direction}">{difference:+.2}</span></p><p class="prompt">{}</p><p class="name">{}{generator}</p></div>"#,
+        item.mos,
+        shortened(&item.prompt),
+        shortened(&item.name),
+    )
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(PROMPT_LENGTH) {
+        Some((end, _)) => escape(&text[..end]) + "…",
+        None => escape(text),
+    }
+}
+
+fn figure(title: &str, picture: &str, note: &str) -> String {
+    let note = if note.is_empty() { String::new() } else { format!(r#"<p class="note">{note}</p>"#) };
+    format!("<figure><figcaption>{}</figcaption>{picture}{note}</figure>", escape(title))
+}
