@@ -25,6 +25,7 @@ mod judging;
 mod loader;
 mod networks;
 pub mod optimiser;
+pub mod pretrain;
 mod progress;
 pub mod report;
 mod schedule;

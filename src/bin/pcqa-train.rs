@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
 use pcqa::train::{
     AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset, ablate,
-    assemble, check, describe, distil, ensemble, evaluate, fit, initialise, synth,
+    assemble, check, describe, distil, ensemble, evaluate, fit, initialise, pretrain, synth,
 };
 
 /// Makes and looks at the bundles that pcqa-server serves.
@@ -72,6 +72,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Teach the networks of an untrained bundle to tell what prompts ask for and what scenes show.
+    Pretrain(pretrain::Arguments),
     /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
     #[command(after_help = synth::TRUTH)]
     Synth(synth::Arguments),
@@ -157,6 +159,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Pretrain(arguments) => show(&pretrain::run(&arguments)?),
         Command::Synth(arguments) => {
             print!("{}", synth::run(&arguments)?);
             Ok(())

@@ -90,6 +90,19 @@ impl Architecture {
         }
     }
 
+    /// For frames of 56 pixels: what two processor cores can teach from nothing within minutes. Early stages are wide,
+    /// since distortions are seen there.
+    pub fn tiny(kind: BackboneKind) -> Self {
+        match kind {
+            BackboneKind::Convnext => Self::Convnext { widths: [32, 48, 64, 96], depths: [2, 1, 2, 1] },
+            BackboneKind::Efficientvit => {
+                Self::Efficientvit { widths: [12, 12, 20, 32, 48], depths: [1; 5], head_width: 8 }
+            }
+            BackboneKind::Eva02 => Self::Eva02 { width: 60, depth: 3, heads: Some(3), rope_reference: Some(4) },
+            BackboneKind::Resnet | BackboneKind::Vit => Self::demo(kind),
+        }
+    }
+
     /// What it is, without its sizes.
     pub fn kind(&self) -> BackboneKind {
         match self {

@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
 use crate::runs::{MATERIAL, Run, SHORT, refuse, stderr, succeed, train};
 
 #[test]
@@ -190,4 +193,30 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+#[test]
+fn what_becomes_of_upstream_tensors_is_said() {
+    let weights = Path::new(&MATERIAL.path("bundle")).join("backbone_image_convnext.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let classifier = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let own = file.iter().filter(|(key, _)| *key != "stages.0.blocks.0.gamma");
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = directory.path().join("upstream.safetensors");
+    let all: Vec<_> = own.chain([("head.fc.weight", classifier)]).collect();
+    fs::write(&upstream, safetensors::serialize(all, None).unwrap()).unwrap();
+
+    let run = Run::new(&format!(
+        "[recipe]\nepochs = 1\nbatch = 16\n[[experts]]\nname = \"image_convnext\"\ntrack = \"image\"\nmixer = \"dot\"\n\
+         input_size = 64\nlatent = 8\nhidden = 8\npretrained = {upstream:?}\n[experts.backbone]\nkind = \"convnext\"\n\
+         weights = {weights:?}\nmean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]\n"
+    ));
+    let said = stderr(&succeed(&mut run.begin(&[])));
+    for part in ["1 ignored, 1 missing", "ignored head.fc.weight", "missing stages.0.blocks.0.gamma"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let head = fs::read(run.folder().join("last/head.safetensors")).unwrap();
+    let head = SafeTensors::deserialize(&head).unwrap();
+    assert_eq!(head.tensor("mlp.fc1.weight").unwrap().shape(), [8, 8]);
 }

@@ -71,6 +71,8 @@ const DEMO: Sizes = Sizes {
     mos: (3.0, 0.7),
 };
 
+const TINY: Sizes = Sizes { side: 56, backbone: Architecture::tiny, ..DEMO };
+
 const FULL: Sizes = Sizes {
     side: 448,
     backbone: Architecture::full,
@@ -111,6 +113,7 @@ impl Design {
     pub(super) fn new(preset: Preset, seed: u64) -> Self {
         let (name, sizes) = match preset {
             Preset::Demo => ("demo", DEMO),
+            Preset::Tiny => ("tiny", TINY),
             Preset::Full => ("full", FULL),
         };
         let mut weights = Vec::new();

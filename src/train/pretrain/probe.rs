@@ -5,7 +5,7 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::Parameters;
-use crate::train::optimiser::{AdamW, AdamWOptions};
+use crate::train::optimiser::{AdamW, Options, clipping};
 use crate::train::progress;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
@@ -18,11 +18,13 @@ pub(super) struct Probe {
     layer: Parameters,
     /// `[items, numbers]`, standardised over the items.
     targets: Tensor,
+    /// How much each number counts, `[numbers]`.
+    weights: Tensor,
 }
 
 impl Probe {
-    /// For embeddings of `width`, and `rows` of numbers, one an item.
-    pub(super) fn new(width: i64, rows: &[Vec<f32>], seed: u64) -> anyhow::Result<Self> {
+    /// For embeddings of `width`, and `rows` of numbers, one an item; `weights` says how much each number counts.
+    pub(super) fn new(width: i64, rows: &[Vec<f32>], weights: &[f32], seed: u64) -> anyhow::Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let numbers = rows.first().map_or(0, Vec::len) as i64;
         let targets = Tensor::f_from_slice(&rows.concat())?.f_reshape([-1, numbers])?;
@@ -35,16 +37,20 @@ impl Probe {
             ("weight".to_owned(), Tensor::f_from_slice(&weight)?.f_reshape([numbers, width])?),
             ("bias".to_owned(), Tensor::f_zeros([numbers], (Kind::Float, Device::Cpu))?),
         ];
-        Ok(Self { layer: Parameters::new("probe", layer, Device::Cpu)?, targets: targets.f_sub(&mean)?.f_div(&std)? })
+        let layer = Parameters::new("probe", layer, Device::Cpu)?;
+        let total: f32 = weights.iter().sum();
+        let weights = Tensor::f_from_slice(weights)?.f_div_scalar(f64::from(total))?;
+        Ok(Self { layer, targets: targets.f_sub(&mean)?.f_div(&std)?, weights })
     }
 
-    /// Mean squared error of what is read off `embeddings` `[B, width]` of `items`.
+    /// Mean squared error of what is read off `embeddings` `[B, width]` of `items`, weighted over the numbers.
     fn loss(&self, embeddings: &Tensor, items: &[usize]) -> anyhow::Result<Tensor> {
-        let mut weights = self.layer.weights(Kind::Float);
-        let (weight, bias) = (weights.take("weight", &[-1, -1])?, weights.take("bias", &[-1])?);
+        let mut layer = self.layer.weights(Kind::Float);
+        let (weight, bias) = (layer.take("weight", &[-1, -1])?, layer.take("bias", &[-1])?);
         let items: Vec<i64> = items.iter().map(|&item| item as i64).collect();
         let targets = self.targets.f_index_select(0, &Tensor::f_from_slice(&items)?)?;
-        Ok(embeddings.f_linear(&weight, Some(&bias))?.f_mse_loss(&targets, tch::Reduction::Mean)?)
+        let errors = embeddings.f_linear(&weight, Some(&bias))?.f_sub(&targets)?.f_square()?;
+        Ok(errors.f_mul(&self.weights)?.f_sum(Kind::Float)?.f_div_scalar(items.len() as f64)?)
     }
 
     /// Teaches `networks`, whose embeddings of items `embed` gives, by `schedule`. Returns the mean loss of the last
@@ -59,9 +65,9 @@ impl Probe {
     ) -> anyhow::Result<f64> {
         let numbered = networks.iter().copied().chain([&self.layer]).enumerate();
         let all = numbered.flat_map(|(number, network)| {
-            network.learnable().map(move |(key, tensor)| (format!("{number}.{key}"), tensor))
+            network.learnable().map(move |(key, tensor)| (format!("{number}.{key}"), tensor.shallow_clone()))
         });
-        let mut optimiser = AdamW::new(all, AdamWOptions::default())?;
+        let mut optimiser = AdamW::new(all, Options::default())?;
         let bar = progress::count(message, schedule.steps());
         let mut mean = f64::NAN;
         for epoch in 0..epochs {
@@ -71,8 +77,9 @@ impl Probe {
             for batch in batches {
                 let loss = self.loss(&embed(&batch)?, &batch)?;
                 optimiser.backward(&loss)?;
-                let norm = optimiser.step(schedule.learning_rate(bar.position()), 1.0)?;
+                let norm = optimiser.gradient_norm()?;
                 ensure!(norm.is_finite(), "{message}: the gradient is no number after {} steps", bar.position());
+                optimiser.step(schedule.learning_rate(bar.position()), clipping(norm, 1.0))?;
                 sum += f64::try_from(&loss)?;
                 bar.inc(1);
             }

@@ -15,7 +15,7 @@ use crate::train::config::Recipe;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
 use crate::train::synth::Part;
-use crate::train::synth::scene::Scene;
+use crate::train::synth::scene::{Scene, TRAITS};
 use crate::train::trial;
 
 /// New contents of the towers' files.
@@ -46,7 +46,8 @@ pub(super) fn pretrain(bundle: &Bundle, arguments: &Arguments) -> anyhow::Result
     let width = embed(&[0])?.size2()?.1;
     let recipe = Recipe { epochs, batch: 64, learning_rate: 3e-3, ..Recipe::default() };
     let schedule = Schedule::new((0..prompts.len()).collect(), &recipe, seed);
-    Probe::new(width, &traits, seed)?.teach("text towers", &towers.iter().collect::<Vec<_>>(), &schedule, epochs, embed)?;
+    let probe = Probe::new(width, &traits, &[1.0; TRAITS], seed)?;
+    probe.teach("text towers", &towers.iter().collect::<Vec<_>>(), &schedule, epochs, embed)?;
     let names = text.towers.iter().map(|spec| spec.weights.clone());
     names.zip(&towers).map(|(name, tower)| Ok((name, in_half(&tower.serialise()?)?))).collect()
 }

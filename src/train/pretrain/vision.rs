@@ -11,9 +11,14 @@ use super::probe::Probe;
 use crate::model::backbone::VisionBackbone;
 use crate::model::{Bundle, ExpertSpec, Parameters};
 use crate::train::config::Recipe;
+use crate::train::initial::redrawn;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
+use crate::train::synth::scene::TRAITS;
 use crate::train::synth::{Lesson, lessons};
+
+/// Distortions are harder to see than colours and half of what a MOS is made of.
+const DISTORTION_WEIGHT: f32 = 4.0;
 
 /// New contents of the backbones' files. Experts with backbones alike start alike: each kind learns once, from pictures,
 /// for the image track and the video track.
@@ -34,7 +39,9 @@ pub(super) fn pretrain(bundle: &Bundle, arguments: &Arguments) -> anyhow::Result
         let pictures = pictures
             .entry(spec.input_size)
             .or_insert_with(|| lessons(arguments.seed, arguments.pictures, spec.input_size));
-        let parameters = Parameters::read(&spec.backbone.weights, file.bytes(), Device::Cpu)?;
+        // Made-up weights are spread so that every one of them shows in a score, not so that they learn well.
+        let shapes = Parameters::read(&spec.backbone.weights, file.bytes(), Device::Cpu)?;
+        let parameters = redrawn(&shapes, &spec.name, arguments.seed)?;
         let bytes = teach(spec, parameters, pictures, arguments)?;
         files.insert(spec.backbone.weights.clone(), bytes.clone());
         learnt.push((spec, length, bytes));
@@ -59,7 +66,9 @@ fn teach(
     let numbers: Vec<Vec<f32>> = pictures.iter().map(|picture| picture.numbers.clone()).collect();
     let recipe = Recipe { epochs, batch: 32, learning_rate: 2e-3, ..Recipe::default() };
     let schedule = Schedule::new((0..pictures.len()).collect(), &recipe, seed);
-    Probe::new(width, &numbers, seed)?.teach("backbone", &[&parameters], &schedule, epochs, embed)?;
+    let count = numbers.first().map_or(0, Vec::len);
+    let weights: Vec<f32> = (0..count).map(|number| if number < TRAITS { 1.0 } else { DISTORTION_WEIGHT }).collect();
+    Probe::new(width, &numbers, &weights, seed)?.teach("backbone", &[&parameters], &schedule, epochs, embed)?;
     Ok(parameters.serialise()?)
 }
 

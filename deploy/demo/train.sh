@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Trains an ensemble from nothing on synthetic data: the demo's. About 20 minutes on 2 idle cores.
+#
+#   deploy/demo/train.sh target/release target/demo
+#
+# Leaves in the second folder: data/ (train, test, photographs), start/ (pretrained networks), runs/ (one an expert),
+# bundle/ (the ensemble, with its MODEL_CARD.md) and figures.md. What is there already is not made again, so that an
+# interrupted training goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bin=$(realpath "${1:?say where the binaries are, target/release for example}")
+work=${2:?say where to work, target/demo for example}
+mkdir -p "$work/data" "$work/runs" "$work/logs"
+work=$(realpath "$work")
+export PATH="$bin:$PATH"
+
+say() { printf '\ntrain-demo: %s (after %d s)\n' "$*" "$SECONDS"; }
+
+# once DIR COMMAND...: runs the command, which makes DIR, unless DIR is there.
+once() {
+  [ -e "$1" ] || "${@:2}"
+}
+
+# data NAME OPTIONS...: appears only when it is complete.
+data() {
+  rm -rf "$work/data/$1.partial"
+  pcqa-train synth --side 56 --out "$work/data/$1.partial" "${@:2}"
+  mv "$work/data/$1.partial" "$work/data/$1"
+}
+
+# learn TRACK EXPERTS...: one after the other; one thread each, so that two tracks share two cores without waiting.
+learn() {
+  local track=$1 expert
+  for expert in "${@:2}"; do
+    if [ -e "$work/runs/$expert/run.toml" ]; then
+      pcqa-train fit --resume --out "$work/runs/$expert"
+    else
+      pcqa-train fit --data "$work/data/train" --config "$work/$track.toml" --expert "$expert" --out "$work/runs/$expert" \
+        --loaders 1 --text-cache "$work/text"
+    fi
+  done >"$work/logs/$track.log" 2>&1
+}
+
+say "rendering data; no prompt of the test part is in the training part"
+once "$work/data/train" data train --part train --seed 1 --images 8000 --videos 1600
+once "$work/data/test" data test --part test --seed 2 --images 1000 --videos 400
+mkdir -p "$work/photographs"
+cp -L .samples/*.png .samples/*.jpg "$work/photographs"
+once "$work/data/photographs" data photographs --photographs "$work/photographs"
+
+say "pretraining text towers and backbones"
+once "$work/untrained" pcqa-train init --preset tiny --seed 1 --out "$work/untrained" >/dev/null
+once "$work/start" pcqa-train pretrain --bundle "$work/untrained" --seed 1 --out "$work/start" >/dev/null
+
+say "training experts; $work/logs says how they are doing"
+cp deploy/demo/image.toml deploy/demo/video.toml "$work"
+OMP_NUM_THREADS=1 learn image image_convnext image_efficientvit image_eva02 &
+images=$!
+OMP_NUM_THREADS=1 learn video video_convnext video_efficientvit
+wait "$images"
+
+say "calibrating on what was held out, and judging on the test part"
+experts=(image_convnext image_efficientvit image_eva02 video_convnext video_efficientvit)
+pcqa-train ensemble --runs "${experts[@]/#/$work/runs/}" --data "$work/data/train" --test "$work/data/test" \
+  --out "$work/bundle" --force --name demo --licence "Apache-2.0 AND MIT" --mos-min 1 --mos-max 5 --store f16
+{
+  pcqa-train evaluate --data "$work/data/test" --bundle "$work/bundle" --shuffle-prompts
+  pcqa-train evaluate --data "$work/data/photographs" --bundle "$work/bundle" --predict-to "$work/photographs.csv" >/dev/null
+  printf '\nMean score of photographs that it never saw, under distortions of rising strength:\n\n'
+  deploy/demo/monotone.py "$work/data/photographs/info.csv" "$work/photographs.csv" || true
+} | tee "$work/figures.md"
+say "the bundle is in $work/bundle"
