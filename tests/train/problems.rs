@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use pcqa::train::ProblemKind as Kind;
+use proptest::prelude::*;
 
-use crate::support::Folder;
+use crate::datasets::parquet;
+use crate::support::{Cell, Folder, workbook};
 
 #[test]
 fn every_problem_has_its_line() {
@@ -119,4 +121,25 @@ fn what_is_no_list_is_refused_by_name() {
     }
     let refusal = format!("{:#}", pcqa::train::DatasetArguments::new(folder.at("nowhere")).read().unwrap_err());
     assert!(refusal.contains("nowhere: cannot be read"), "{refusal}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is wrong with the bytes of a list, there is an answer.
+    #[test]
+    fn damaged_lists_are_read_or_refused(place in any::<prop::sample::Index>(), byte: u8, cut in any::<bool>()) {
+        let row = || vec![Cell::Text("a.png"), Cell::Text("a cat"), Cell::Number(3.5)];
+        let titles = vec![Cell::Text("name"), Cell::Text("prompt"), Cell::Text("mos")];
+        for (list, mut bytes) in [("a.parquet", parquet()), ("b.xlsx", workbook(&[titles, row(), row()]))] {
+            let at = place.index(bytes.len());
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            let folder = Folder::with(&["a.png"]);
+            folder.add(list, &bytes);
+            let _ = folder.arguments().read();
+        }
+    }
 }
