@@ -2,10 +2,11 @@
 """Measures what the server makes of its device, side by side in one run; `make bench` builds what this needs.
 
 Every figure that a goal is set for is a line with the word `ratio`. The raw ceiling is batched forward passes in process
-(benches/ceiling.rs, and benches/step.rs for training); served is `pcqa bench` against a `pcqa-server` on the same cores, in a closed loop with two batches
+(benches/ceiling.rs); served is `pcqa bench` against a `pcqa-server` on the same cores, in a closed loop with two batches
 on their way. A closed loop's throughput is taken from Little's law (requests on their way over mean latency): counting
 answers in a window is off by up to a batch at each end. Raw and served take turns, and the means of the turns are
-compared, so that a machine that slows down in between does not favour one of them.
+compared, so that a machine that slows down in between does not favour one of them. With --pytorch, forward passes and
+training steps (benches/step.rs) of the full-size networks are compared with PyTorch's.
 
 Only Python's own library is used.
 """
