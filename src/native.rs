@@ -1,5 +1,5 @@
-//! What Rust has no safe way to: settings of the C library, a library that may be missing, the map of a file, the end
-//! without destructors. This is the room that may hold `unsafe`; nothing else may enter.
+//! What Rust has no safe way to: settings of the C library, the map of a file, the end without destructors. This is the
+//! room that may hold `unsafe`; nothing else may enter.
 
 #![allow(unsafe_code)]
 
@@ -23,14 +23,6 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Loads libtorch's CUDA part, which must be there before its first call about CUDA; false where there is none. It is
-/// not linked, so that one program runs on machines with and without it.
-pub fn load_cuda() -> bool {
-    // SAFETY: the name is a C string, and the library's initialisers register its kernels and nothing else.
-    let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    !library.is_null()
-}
-
 /// Maps a bundle's file. Weights are gigabytes: mapped, they are shared between processes and leave memory when it is
 /// needed elsewhere.
 ///
@@ -48,4 +40,12 @@ pub fn map_bundle_file(file: &File) -> io::Result<Mmap> {
 pub fn end_at_once(code: i32) -> ! {
     // SAFETY: _exit takes any number and does not return; nothing of this process runs after it.
     unsafe { libc::_exit(code) }
+}
+
+/// Loads libtorch's CUDA part, which must be there before its first call about CUDA; false where there is none. It is
+/// not linked, so that one program runs on machines with and without it.
+pub fn load_cuda() -> bool {
+    // SAFETY: the name is a C string, and the library's initialisers register its kernels and nothing else.
+    let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    !library.is_null()
 }
