@@ -76,7 +76,9 @@ fn main() -> anyhow::Result<()> {
     for turn in 0..args.turns as u64 {
         let mut time = |way: usize, steps: &mut dyn Iterator<Item = Vec<Frames>>| -> anyhow::Result<()> {
             let begin = Instant::now();
-            steps.try_for_each(|frames| learner.step(&frames))?;
+            for frames in steps {
+                learner.step(&frames)?;
+            }
             best[way] = best[way].min(begin.elapsed());
             Ok(())
         };
