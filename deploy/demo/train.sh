@@ -23,9 +23,9 @@ once() {
 
 # data NAME OPTIONS...: appears only when it is complete.
 data() {
-  rm -rf "$work/data/$1.partial"
-  pcqa-train synth --side 56 --out "$work/data/$1.partial" "${@:2}"
-  mv "$work/data/$1.partial" "$work/data/$1"
+  rm -rf "$work/data/$1.partial" &&
+    pcqa-train synth --side 56 --out "$work/data/$1.partial" "${@:2}" &&
+    mv "$work/data/$1.partial" "$work/data/$1"
 }
 
 # learn EXPERTS...: one after the other; one thread each, so that two lanes share two cores without waiting.
