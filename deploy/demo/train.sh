@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains an ensemble from nothing on synthetic data: the demo's. About 20 minutes on 2 idle cores.
+# Trains an ensemble from nothing on synthetic data: the demo's. Meant for 40 minutes on 2 idle cores.
 #
 #   deploy/demo/train.sh target/release target/demo
 #
@@ -23,22 +23,22 @@ once() {
 
 # data NAME OPTIONS...: appears only when it is complete.
 data() {
-  rm -rf "$work/data/$1.partial"
-  pcqa-train synth --side 56 --out "$work/data/$1.partial" "${@:2}"
-  mv "$work/data/$1.partial" "$work/data/$1"
+  rm -rf "$work/data/$1.partial" &&
+    pcqa-train synth --side 56 --out "$work/data/$1.partial" "${@:2}" &&
+    mv "$work/data/$1.partial" "$work/data/$1"
 }
 
-# learn TRACK EXPERTS...: one after the other; one thread each, so that two tracks share two cores without waiting.
+# learn EXPERTS...: one after the other; one thread each, so that two lanes share two cores without waiting.
 learn() {
-  local track=$1 expert
-  for expert in "${@:2}"; do
+  local expert
+  for expert in "$@"; do
     if [ -e "$work/runs/$expert/run.toml" ]; then
       pcqa-train fit --resume --out "$work/runs/$expert"
     else
-      pcqa-train fit --data "$work/data/train" --config "$work/$track.toml" --expert "$expert" --out "$work/runs/$expert" \
-        --loaders 1 --text-cache "$work/text"
-    fi
-  done >"$work/logs/$track.log" 2>&1
+      pcqa-train fit --data "$work/data/train" --config "$work/${expert%%_*}.toml" --expert "$expert" \
+        --out "$work/runs/$expert" --loaders 1 --text-cache "$work/text"
+    fi >"$work/logs/$expert.log" 2>&1
+  done
 }
 
 say "rendering data; no prompt of the test part is in the training part"
@@ -54,10 +54,10 @@ once "$work/start" pcqa-train pretrain --bundle "$work/untrained" --seed 1 --out
 
 say "training experts; $work/logs says how they are doing"
 cp deploy/demo/image.toml deploy/demo/video.toml "$work"
-OMP_NUM_THREADS=1 learn image image_convnext image_efficientvit image_eva02 &
-images=$!
-OMP_NUM_THREADS=1 learn video video_convnext video_efficientvit
-wait "$images"
+learn image_convnext image_efficientvit &
+lane=$!
+learn video_convnext video_efficientvit image_eva02
+wait "$lane"
 
 say "calibrating on what was held out, and judging on the test part"
 experts=(image_convnext image_efficientvit image_eva02 video_convnext video_efficientvit)

@@ -19,7 +19,10 @@ pub(super) fn mux(frames: &[Vec<u8>], side: u32, rate: u32) -> anyhow::Result<Ve
     }
     let body = [
         b"AVI ".to_vec(),
-        list(b"hdrl", &[main_header(count, longest, side, rate)?, list(b"strl", &stream(count, longest, side, rate)?)?])?,
+        list(
+            b"hdrl",
+            &[main_header(count, longest, side, rate)?, list(b"strl", &stream(count, longest, side, rate)?)?],
+        )?,
         chunk(b"LIST", &movie)?,
         chunk(b"idx1", &index)?,
     ];

@@ -38,9 +38,8 @@ pub(super) fn read(folder: &Path, side: u32) -> anyhow::Result<Vec<Photograph>> 
     if paths.is_empty() {
         bail!("{}: holds no pictures (expected names that end in {})", folder.display(), EXTENSIONS.join(", "));
     }
-    let read = |(number, path): (usize, &PathBuf)| {
-        read_one(number, path, side).with_context(|| path.display().to_string())
-    };
+    let read =
+        |(number, path): (usize, &PathBuf)| read_one(number, path, side).with_context(|| path.display().to_string());
     paths.iter().enumerate().map(read).collect()
 }
 
