@@ -96,7 +96,8 @@ pub(super) fn teach(
     let scale = Normal { mean: manifest.mos.mean, std: manifest.mos.std };
     let name = format!("{} {} ({})", manifest.name, manifest.version, bundle.digest());
     let path = folder.join(TEACHER);
-    let z = if path.exists() {
+    // What lies there before a run has begun may be of another teacher.
+    let z = if fit::is_run(folder) {
         read(&path, items)?
     } else {
         let z = ask(&bundle, settings.tta, items, track, machine, device)?;

@@ -189,7 +189,7 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
 /// Runs one expert's settings in the new folder `folder`, and gives the best epoch's predictions for the held-out items.
 fn run(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
     let shown = folder.display();
-    ensure!(!folder.join(SETTINGS).exists(), "{shown}: holds a run already; --resume goes on with it");
+    ensure!(!is_run(folder), "{shown}: holds a run already; --resume goes on with it");
     std::fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
     let _lock = RunLock::take(folder)?;
     let mut session = setup::begin(settings, folder, machine).with_context(|| shown.to_string())?;
@@ -197,9 +197,14 @@ fn run(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<
     session.run().with_context(|| shown.to_string())
 }
 
+/// Whether `folder` holds a run that has begun.
+pub(super) fn is_run(folder: &Path) -> bool {
+    folder.join(SETTINGS).exists()
+}
+
 /// As [`run`], or goes on with the run of these settings that `folder` holds.
 pub(super) fn run_or_go_on(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
-    if !folder.join(SETTINGS).exists() {
+    if !is_run(folder) {
         return run(settings, folder, machine);
     }
     let shown = folder.display();
@@ -212,7 +217,7 @@ pub(super) fn run_or_go_on(settings: &Settings, folder: &Path, machine: &Machine
 
 fn go_on(folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
     let shown = folder.display();
-    ensure!(folder.join(SETTINGS).exists(), "{shown}: holds no run");
+    ensure!(is_run(folder), "{shown}: holds no run");
     let _lock = RunLock::take(folder)?;
     let mut session = setup::resume(folder, machine).with_context(|| shown.to_string())?;
     native::keep_freed_memory();
@@ -221,7 +226,7 @@ fn go_on(folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
 
 fn resume(arguments: &Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
-    let folders = match (&arguments.expert, out.join(SETTINGS).exists()) {
+    let folders = match (&arguments.expert, is_run(out)) {
         (_, true) => vec![out.clone()],
         (Some(name), false) if name != ALL => vec![out.join(name)],
         _ => runs_in(out)?,
@@ -239,7 +244,7 @@ fn runs_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("{shown}: cannot be read"))?.path();
-        if path.join(SETTINGS).exists() {
+        if is_run(&path) {
             folders.push(path);
         }
     }

@@ -87,7 +87,10 @@ impl Run {
 
     pub fn finish(&self, mut command: Command, more: &[&str]) -> Command {
         command.arg("--out").arg(self.folder()).arg("--text-cache").arg(MATERIAL.path("text"));
-        command.args(["--loaders", "1"]).args(more);
+        if !more.contains(&"--loaders") {
+            command.args(["--loaders", "1"]);
+        }
+        command.args(more);
         command
     }
 
