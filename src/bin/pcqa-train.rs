@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
 use pcqa::train::{
-    AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset, ablate,
-    assemble, check, describe, distil, ensemble, evaluate, fit, initialise, pretrain, synth,
+    AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset,
+    ablate, assemble, check, describe, distil, ensemble, evaluate, fit, initialise, pretrain, synth,
 };
 
 /// Makes and looks at the bundles that pcqa-server serves.

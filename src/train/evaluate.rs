@@ -89,7 +89,10 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     predictions.iter().try_for_each(|predictions| predictions.check_use(&data.items))?;
     let is_labelled = data.items.iter().any(|item| item.mos.is_some());
     if !is_labelled && arguments.predict_to.is_none() {
-        bail!("{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores", data.list.display());
+        bail!(
+            "{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores",
+            data.list.display()
+        );
     }
     let bundle = match (arguments.no_bundle, &arguments.bundle) {
         (true, _) => None,
@@ -115,7 +118,9 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
                 scored.failed[0].1
             );
             report_failures(&scored.failed);
-            outcome.failed.extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
+            outcome
+                .failed
+                .extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
             systems.extend(scored.systems);
         }
         systems.extend(predictions.iter().map(|predictions| predictions.system(&items)));

@@ -181,11 +181,10 @@ fn within_generators_nothing_is_gained_by_telling_them_apart() {
     assert!(within.value.abs() < 0.15 && within.interval.is_some(), "{within:?}");
 
     let figures = by_generator(&items);
-    assert_eq!(figures.iter().map(|figures| (figures.generator.as_str(), figures.items)).collect::<Vec<_>>(), [
-        ("a", 100),
-        ("b", 100),
-        ("c", 100)
-    ]);
+    assert_eq!(
+        figures.iter().map(|figures| (figures.generator.as_str(), figures.items)).collect::<Vec<_>>(),
+        [("a", 100), ("b", 100), ("c", 100)]
+    );
     let mean = figures.iter().map(|figures| figures.srcc.unwrap()).sum::<f64>() / 3.0;
     assert!((mean - within.value).abs() < 1e-12);
 }

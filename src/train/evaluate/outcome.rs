@@ -145,9 +145,8 @@ impl TrackOutcome {
     }
 
     fn json(&self) -> Value {
-        let row = |row: &Row| {
-            json!({ "name": row.figures.0, "kind": row.kind, "tta": row.tta, "metrics": row.figures.1 })
-        };
+        let row =
+            |row: &Row| json!({ "name": row.figures.0, "kind": row.kind, "tta": row.tta, "metrics": row.figures.1 });
         json!({
             "track": self.track,
             "items": self.items.len(),

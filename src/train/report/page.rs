@@ -63,7 +63,8 @@ fn tiles(name: &str, metrics: &Metrics) -> String {
 /// What the best floor reaches.
 fn floor_line(metrics: &Metrics, rows: &[(String, Metrics)]) -> String {
     let floors = rows.iter().filter(|(name, _)| is_floor(name));
-    let best = floors.filter_map(|(name, metrics)| Some((name, metrics.srcc?.value))).max_by(|a, b| a.1.total_cmp(&b.1));
+    let best =
+        floors.filter_map(|(name, metrics)| Some((name, metrics.srcc?.value))).max_by(|a, b| a.1.total_cmp(&b.1));
     let Some(((name, floor), own)) = best.zip(metrics.srcc) else { return String::new() };
     let what = escape(name.trim_start_matches("floor: "));
     let difference = own.value - floor;
@@ -157,7 +158,9 @@ fn judged(section: &Section, thumbnails: &mut Thumbnails) -> String {
     let cards = worst.into_iter().take(WORST).map(|item| card(item, on_scale(item), thumbnails));
     let cards: String = cards.collect();
     html + "<h3>Judged worst</h3><p class=\"note\">The items whose prediction, after the curve, is farthest from their \
-            MOS. A video is shown by its middle frame, squashed to a square.</p><div class=\"cards\">" + &cards + "</div>"
+            MOS. A video is shown by its middle frame, squashed to a square.</p><div class=\"cards\">"
+        + &cards
+        + "</div>"
 }
 
 /// How the generators fare; nothing where no item names one.
