@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{
-    CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise,
-};
+use pcqa::train::{CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///

@@ -88,7 +88,10 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     predictions.iter().try_for_each(|predictions| predictions.check_use(&data.items))?;
     let is_labelled = data.items.iter().any(|item| item.mos.is_some());
     if !is_labelled && arguments.predict_to.is_none() {
-        bail!("{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores", data.list.display());
+        bail!(
+            "{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores",
+            data.list.display()
+        );
     }
     let bundle = match (arguments.no_bundle, &arguments.bundle) {
         (true, _) => None,
@@ -113,8 +116,10 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
                 track.name(),
                 scored.failed[0].1
             );
-            report_failures(&scored.failed);
-            outcome.failed.extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
+            name_failures(&scored.failed, items.len());
+            outcome
+                .failed
+                .extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
             systems.extend(scored.systems);
         }
         systems.extend(predictions.iter().map(|predictions| predictions.system(&items)));
@@ -143,12 +148,13 @@ fn by_track(data: &Dataset) -> Vec<(Track, Arc<Vec<Item>>)> {
     tracks.into_iter().map(|track| (track, items(track))).collect()
 }
 
-fn report_failures(failed: &[(usize, String)]) {
+/// Says on stderr which items have no score.
+fn name_failures(failed: &[(usize, String)], items: usize) {
     failed.iter().take(MOST_NAMED).for_each(|(_, problem)| eprintln!("{problem}"));
-    if let Some(more) = failed.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-        eprintln!("and {more} more");
+    if failed.len() > MOST_NAMED {
+        eprintln!("and {} more", failed.len() - MOST_NAMED);
     }
     if !failed.is_empty() {
-        eprintln!("{} items are left out", failed.len());
+        eprintln!("left out: {} of {items} items", failed.len());
     }
 }

@@ -105,8 +105,7 @@ mod tests {
 
     #[test]
     fn records_are_those_of_tensorboard() {
-        let version =
-            Event { wall_time: 1.5, file_version: Some("brain.Event:2".to_owned()), ..Event::default() };
+        let version = Event { wall_time: 1.5, file_version: Some("brain.Event:2".to_owned()), ..Event::default() };
         let loss = Value { tag: "loss/train".to_owned(), simple_value: Some(0.25) };
         let srcc = Value { tag: "srcc".to_owned(), simple_value: Some(0.0) };
         let summary = Some(Summary { value: vec![loss, srcc] });

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use self::generators::Generators;
 pub(super) use self::bootstrap::quantile;
+use self::generators::Generators;
 pub use self::generators::{GeneratorFigures, by_generator};
 pub use self::logistic::Logistic;
 use self::paired::Paired;

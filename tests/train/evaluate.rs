@@ -15,7 +15,8 @@ fn data(folder: &Path, with_mos: bool) {
         let shade = |x: u32, y: u32| image::Rgb([(x * (i + 1)) as u8, (y * 3 + i * 40) as u8, (x * y) as u8]);
         let path = folder.join(format!("{i}.png"));
         image::RgbImage::from_fn(40, 30, shade).save(&path).unwrap();
-        let mos = if with_mos { format!("{},", 2.0 + f64::from(i % 2) + f64::from(i % 5) / 10.0) } else { String::new() };
+        let mos =
+            if with_mos { format!("{},", 2.0 + f64::from(i % 2) + f64::from(i % 5) / 10.0) } else { String::new() };
         list += &format!("{i}.png,a thing of kind {},{mos}{}\n", i % 8, GENERATORS[i as usize % 2]);
     }
     fs::write(folder.join("1.png"), "no picture").unwrap();
@@ -109,7 +110,7 @@ fn what_people_see_is_a_table() {
         assert!(stdout.contains(part), "no {part} in {stdout}");
     }
     assert!(!stdout.contains("TTA"), "{stdout}");
-    assert!(stderr.contains("1.png: ") && stderr.contains("1 items are left out"), "{stderr}");
+    assert!(stderr.contains("1.png: ") && stderr.contains("left out: 1 of 24 items"), "{stderr}");
 }
 
 #[test]

@@ -101,7 +101,8 @@ fn every_part_is_on_the_page() {
     let page = written(&report);
     let document = parsed(&page);
     let with_class = |class: &str| {
-        let has = |node: &roxmltree::Node| node.attribute("class").is_some_and(|all| all.split(' ').any(|c| c == class));
+        let has =
+            |node: &roxmltree::Node| node.attribute("class").is_some_and(|all| all.split(' ').any(|c| c == class));
         document.descendants().filter(has).count()
     };
     let with_name = |name: &str| document.descendants().filter(|node| node.has_tag_name(name)).count();

@@ -96,14 +96,17 @@ impl Predictions {
 }
 
 fn parse(bytes: &[u8]) -> anyhow::Result<HashMap<String, f64>> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(bytes);
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(bytes);
     let mut scores = HashMap::new();
     let (mut name_at, mut score_at) = (0, 1);
     for (row, record) in reader.records().enumerate() {
         let record = record?;
         let line = record.position().map_or(0, csv::Position::line);
         let column = |title: &str| record.iter().position(|cell| unmarked(cell).eq_ignore_ascii_case(title));
-        if row == 0 && let (Some(name), Some(score)) = (column("name"), column("score")) {
+        if row == 0
+            && let (Some(name), Some(score)) = (column("name"), column("score"))
+        {
             (name_at, score_at) = (name, score);
             continue;
         }
@@ -114,7 +117,10 @@ fn parse(bytes: &[u8]) -> anyhow::Result<HashMap<String, f64>> {
         let Some(number) = number else {
             bail!("line {line}: score: {score:?} is not a finite number");
         };
-        ensure!(scores.insert(unmarked(name).to_owned(), number).is_none(), "line {line}: name: {name:?} is there twice");
+        ensure!(
+            scores.insert(unmarked(name).to_owned(), number).is_none(),
+            "line {line}: name: {name:?} is there twice"
+        );
     }
     ensure!(!scores.is_empty(), "holds no predictions");
     Ok(scores)

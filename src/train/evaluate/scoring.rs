@@ -46,13 +46,16 @@ pub(super) fn score(
     options: ScoringOptions,
 ) -> anyhow::Result<Scored> {
     let mut scorer = Scorer::new(bundle, track, items, &options)?;
-    let loader = Loader::new(items.clone(), LoaderOptions {
-        sides: scorer.ensemble.sides(track),
-        max_frames: bundle.manifest().max_frames,
-        cache_bytes: 0,
-        decoder: options.decoder,
-        ..LoaderOptions::default()
-    })?;
+    let loader = Loader::new(
+        items.clone(),
+        LoaderOptions {
+            sides: scorer.ensemble.sides(track),
+            max_frames: bundle.manifest().max_frames,
+            cache_bytes: 0,
+            decoder: options.decoder,
+            ..LoaderOptions::default()
+        },
+    )?;
     // Items of one prompt one after the other: the text towers read it once for all of a batch.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&item| &items[item].prompt);
@@ -181,7 +184,8 @@ fn is_calibrated(manifest: &Manifest, track: Track, tta: bool, dtype: Dtype) -> 
 
 /// Raw scores of each view of the frames, by item.
 fn views(trace: &ExpertTrace) -> anyhow::Result<Vec<Vec<f64>>> {
-    let raw = |tensor: &Tensor| Ok(Vec::<f64>::try_from(tensor.f_to_device(Device::Cpu)?.f_to_kind(tch::Kind::Double)?)?);
+    let raw =
+        |tensor: &Tensor| Ok(Vec::<f64>::try_from(tensor.f_to_device(Device::Cpu)?.f_to_kind(tch::Kind::Double)?)?);
     trace.views.iter().map(|view| raw(&view.head.raw)).collect()
 }
 

@@ -84,7 +84,9 @@ mod tests {
         assert_eq!(texts(&Axis::around([1.1, 4.7])), ["1", "2", "3", "4", "5"]);
         assert_eq!(texts(&Axis::around([-0.31, 0.18])), ["-0.4", "-0.3", "-0.2", "-0.1", "0.0", "0.1", "0.2"]);
         assert_eq!(texts(&Axis::decades([0.003, 7.0])), ["0.001", "0.01", "0.1", "1", "10"]);
-        for values in [vec![], vec![3.0], vec![0.0, 0.0], vec![1e300, -1e300], vec![f64::NAN, 2.0], vec![1e-300, 2e-300]] {
+        for values in
+            [vec![], vec![3.0], vec![0.0, 0.0], vec![1e300, -1e300], vec![f64::NAN, 2.0], vec![1e-300, 2e-300]]
+        {
             let axis = Axis::around(values.clone());
             assert!(axis.low < axis.high && (2..=14).contains(&axis.ticks.len()), "{values:?}: {axis:?}");
             assert!(values.iter().all(|&v| v.is_nan() || (axis.low..=axis.high).contains(&v)), "{values:?}: {axis:?}");

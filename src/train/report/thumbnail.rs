@@ -47,8 +47,7 @@ impl Thumbnails {
 
     fn middle_frame(&mut self, video: &[u8]) -> Option<RgbImage> {
         let limits = VideoLimits { max_frames_used: 1, ..VideoLimits::default() };
-        let config =
-            || DecoderConfig { program: self.decoder.clone(), workers: 1, max_memory: DECODER_MEMORY, limits };
+        let config = || DecoderConfig { program: self.decoder.clone(), workers: 1, max_memory: DECODER_MEMORY, limits };
         let pool = self.pool.get_or_insert_with(|| DecoderPool::start(config()).ok()).as_ref()?;
         let decoded = pool.decode(video, &[SIDE], Instant::now() + PATIENCE, &Cancel::new()).ok()?;
         let stack = decoded.frames.stacks.into_iter().next()?;
