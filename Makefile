@@ -24,7 +24,7 @@ demo: ## build, serve the compiled-in bundle on loopback, score photographs and 
 bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BENCH="--help" says what can be chosen)
 	$(SETUP) build
 	$(CARGO) build --release --locked --bins
-	$(CARGO) bench --locked --no-run --bench ceiling --bench media
+	$(CARGO) bench --locked --no-run --bench ceiling --bench media --bench step
 	python3 benches/bench.py $(BENCH)
 
 .PHONY: test

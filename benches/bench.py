@@ -5,7 +5,8 @@ Every figure that a goal is set for is a line with the word `ratio`. The raw cei
 (benches/ceiling.rs); served is `pcqa bench` against a `pcqa-server` on the same cores, in a closed loop with two batches
 on their way. A closed loop's throughput is taken from Little's law (requests on their way over mean latency): counting
 answers in a window is off by up to a batch at each end. Raw and served take turns, and the means of the turns are
-compared, so that a machine that slows down in between does not favour one of them.
+compared, so that a machine that slows down in between does not favour one of them. With --pytorch, forward passes and
+training steps (benches/step.rs) of the full-size networks are compared with PyTorch's.
 
 Only Python's own library is used.
 """
@@ -194,6 +195,20 @@ def pytorch(report, args):
         report.ratio(f"full {dtype} raw/pytorch", what, raw / theirs, ">= 1.0")
 
 
+def training(report, args):
+    """A training step of each of the paper's full-size experts against PyTorch running timm, in f32."""
+    for backbone in ("convnext", "efficientvit", "eva02"):
+        options = [f"--backbone={backbone}", f"--batch={args.full_batch}", f"--threads={args.threads}", "--json"]
+        ours = ["cargo", "bench", "--quiet", "--locked", "--bench", "step", "--", *options]
+        theirs = [args.pytorch, str(ROOT / "benches" / "pytorch_step.py"), *options]
+        times = []
+        for command in (ours, theirs):
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+            times.append(json.loads(run.stdout)["figures"][backbone]["median_ms"] / 1000)
+        what = f"{backbone}, batch {args.full_batch}: {times[0]:.2f} s a step, PyTorch {times[1]:.2f} s"
+        report.ratio(f"full step {backbone}", what, times[1] / times[0], ">= 1.0")
+
+
 def full_bundle():
     """Full-size networks with generated weights, once."""
     if not (FULL / "bundle.toml").exists():
@@ -226,6 +241,7 @@ def main():
             served_of_raw(report, "full", full_bundle(), dtype, args.full_batch, args)
         if args.pytorch:
             pytorch(report, args)
+            training(report, args)
     if args.report:
         machine = {"cores": os.cpu_count(), "threads": args.threads, "seconds": time.time() - begin}
         pathlib.Path(args.report).write_text(json.dumps({"machine": machine, "figures": report.figures}, indent=1) + "\n")

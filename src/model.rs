@@ -18,7 +18,7 @@ mod weights;
 pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleFile};
 pub(crate) use demo::TOKENIZER;
-pub(crate) use ensemble::Inputs;
+pub(crate) use ensemble::{Inputs, unit_length};
 pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, LoadOptions, ViewTrace};
 pub use error::ModelError;
 pub use expert::Expert;

@@ -17,3 +17,11 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }
 }
+
+/// Loads libtorch's CUDA part, which must be there before its first call about CUDA; false where there is none. It is
+/// not linked, so that one program runs on machines with and without it.
+pub fn load_cuda() -> bool {
+    // SAFETY: the name is a C string, and the library's initialisers register its kernels and nothing else.
+    let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    !library.is_null()
+}

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
-use pcqa::train::{CheckArguments, EvaluateArguments, Preset, assemble, check, describe, evaluate, initialise};
+use pcqa::train::{
+    AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset, ablate,
+    assemble, check, describe, distil, ensemble, evaluate, fit, initialise, synth,
+};
 
 /// Makes and looks at the bundles that pcqa-server serves.
 ///
@@ -20,6 +23,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train an expert by the paper's recipe.
+    Fit(FitArguments),
+    /// Bundle trained experts, calibrated for serving.
+    Ensemble(EnsembleArguments),
+    /// Train an expert to say what an ensemble says.
+    Distil(DistilArguments),
+    /// Make one of the paper's ablation tables.
+    Ablate(AblateArguments),
     /// Say what is in a data set and what is wrong with it.
     Check(CheckArguments),
     /// Score a labelled data set, and say how well the scores follow its opinions.
@@ -61,6 +72,9 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
+    #[command(after_help = synth::TRUTH)]
+    Synth(synth::Arguments),
 }
 
 const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
@@ -127,6 +141,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Fit(arguments) => fit(&arguments),
+        Command::Ensemble(arguments) => ensemble(&arguments),
+        Command::Distil(arguments) => distil(&arguments),
+        Command::Ablate(arguments) => ablate(&arguments),
         Command::Check(arguments) => {
             let (text, verdict) = check(&arguments)?;
             print!("{text}");
@@ -139,6 +157,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Synth(arguments) => {
+            print!("{}", synth::run(&arguments)?);
+            Ok(())
+        }
     }
 }
 

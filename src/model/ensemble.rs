@@ -253,7 +253,7 @@ fn check_context(manifest: &Manifest, spec: &TextTowerSpec, tower: &TextTower) -
 }
 
 /// Each row scaled to length 1; rows shorter than 1e-12 keep their direction (torch's `normalize`).
-fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
+pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
     let length = x.f_norm_scalaropt_dim(2.0, [-1], true)?;
     x.f_div(&length.f_clamp_min(1e-12)?)
 }

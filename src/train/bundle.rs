@@ -13,12 +13,12 @@ use super::staging::Staging;
 use super::trial;
 use crate::model::{Bundle, FileDigest, MANIFEST, Manifest, ModelError};
 
-/// A file that the description names.
-struct Source {
-    path: PathBuf,
-    bytes: u64,
+/// A file for a bundle.
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
     /// Its name in the bundle.
-    name: String,
+    pub(super) name: String,
 }
 
 /// Writes the bundle that the TOML file `description` describes to the directory `out`, which appears only after every
@@ -108,7 +108,7 @@ fn name_source(error: anyhow::Error, sources: &[Source]) -> anyhow::Error {
 }
 
 /// Copies `sources` into `directory` and says what they are.
-fn copy(sources: &[Source], directory: &Path) -> anyhow::Result<BTreeMap<String, FileDigest>> {
+pub(super) fn copy(sources: &[Source], directory: &Path) -> anyhow::Result<BTreeMap<String, FileDigest>> {
     let bar = progress(sources.iter().map(|source| source.bytes).sum());
     let mut files = BTreeMap::new();
     for source in sources {

@@ -17,9 +17,10 @@ use self::outcome::{Outcome, TrackOutcome};
 use self::predictions::PredictionsFile;
 use self::scoring::ScoringOptions;
 pub use self::table::table;
-use super::dataset::{Dataset, DatasetArguments, Item};
+use super::dataset::{DatasetArguments, Item};
 use super::loader::decoder_beside_this;
 use super::report::Thumbnails;
+use super::statistics::Metrics;
 use crate::model::{Bundle, Track};
 
 /// Scores a labelled data set and says how well the scores follow its opinions.
@@ -100,7 +101,7 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     };
 
     let mut outcome = Outcome::new(&data, bundle.as_ref());
-    for (track, items) in by_track(&data) {
+    for (track, items) in by_track(&data.items) {
         let mut systems = Vec::new();
         if let Some(bundle) = &bundle {
             let options = ScoringOptions {
@@ -141,11 +142,34 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The rows of the table of `bundle` on `items`, track by track: its experts together and alone, without and with
+/// test-time augmentation, with other items' prompts, and the floors.
+///
+/// # Errors
+/// A bundle or items that cannot be used.
+pub(super) fn figures(
+    bundle: &Bundle,
+    items: &[Item],
+    decoder: PathBuf,
+) -> anyhow::Result<Vec<(Track, Vec<(String, Metrics)>)>> {
+    let mut all = Vec::new();
+    for (track, items) in by_track(items) {
+        if !bundle.manifest().experts.iter().any(|expert| expert.track == track) {
+            continue;
+        }
+        let options = ScoringOptions { tta: true, shuffle_prompts: true, decoder: decoder.clone() };
+        let scored = scoring::score(bundle, track, &items, options)?;
+        report_failures(&scored.failed);
+        all.push((track, TrackOutcome::new(track, items, scored.systems).rows()));
+    }
+    Ok(all)
+}
+
 /// The items of each track that the data set has.
-fn by_track(data: &Dataset) -> Vec<(Track, Arc<Vec<Item>>)> {
-    let tracks: BTreeSet<Track> = data.items.iter().map(|item| item.track).collect();
-    let items = |track| Arc::new(data.items.iter().filter(|item| item.track == track).cloned().collect::<Vec<_>>());
-    tracks.into_iter().map(|track| (track, items(track))).collect()
+fn by_track(items: &[Item]) -> Vec<(Track, Arc<Vec<Item>>)> {
+    let tracks: BTreeSet<Track> = items.iter().map(|item| item.track).collect();
+    let of = |track| Arc::new(items.iter().filter(|item| item.track == track).cloned().collect::<Vec<_>>());
+    tracks.into_iter().map(|track| (track, of(track))).collect()
 }
 
 /// Says on stderr which items have no score.

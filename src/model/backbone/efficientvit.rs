@@ -45,7 +45,7 @@ impl EfficientVit {
                 let path = format!("{path}.{block}");
                 let local = if weights.contains_under(&format!("{path}.context_module.")) {
                     let attention = LiteMla::load(&mut weights, &format!("{path}.context_module.main"), channels)?;
-                    layers.push(Layer::Attention(attention));
+                    layers.push(Layer::Attention(Box::new(attention)));
                     format!("{path}.local_module.main")
                 } else {
                     format!("{path}.main")
@@ -83,7 +83,7 @@ enum Layer {
     /// With shortcut.
     Residual(Local),
     /// With shortcut.
-    Attention(LiteMla),
+    Attention(Box<LiteMla>),
 }
 
 /// A chain of convolutions: `ConvBlock`, `FusedMBConv` or `MBConv`, told apart by their keys.

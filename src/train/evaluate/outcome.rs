@@ -129,7 +129,8 @@ impl TrackOutcome {
         Self { track, items, systems, rows, judged, generators }
     }
 
-    fn rows(&self) -> Vec<(String, Metrics)> {
+    /// Every system's figures.
+    pub(super) fn rows(&self) -> Vec<(String, Metrics)> {
         self.rows.iter().map(|row| row.figures.clone()).collect()
     }
 

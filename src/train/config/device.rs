@@ -1,0 +1,41 @@
+//! Where the networks compute.
+
+use anyhow::{anyhow, ensure};
+use tch::{Cuda, Device};
+
+use crate::native;
+
+/// The device called `cpu`, `cuda`, `cuda:N`, or the first CUDA device where there is one for `auto`.
+///
+/// # Errors
+///
+/// When there is no such device here.
+pub(in crate::train) fn choose(name: &str) -> anyhow::Result<Device> {
+    let index = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => return Ok(if gpus() > 0 { Device::Cuda(0) } else { Device::Cpu }),
+        "cuda" => 0,
+        other => {
+            let index = other.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok());
+            index.ok_or_else(|| anyhow!("device: is {other:?}, expected auto, cpu, cuda or cuda:N"))?
+        }
+    };
+    let gpus = gpus();
+    ensure!(index < gpus, "device: is {name:?}, but libtorch sees {gpus} CUDA devices here");
+    Ok(Device::Cuda(index))
+}
+
+/// As [`choose`] takes it.
+pub(in crate::train) fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
+fn gpus() -> usize {
+    if !native::load_cuda() {
+        return 0;
+    }
+    usize::try_from(Cuda::device_count()).unwrap_or(0)
+}

@@ -1,0 +1,124 @@
+//! Eq. 4's statistics of every expert for every setting that will be served, measured with the weights as the bundle has
+//! them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::entry;
+use crate::model::{Bundle, Calibration, Device, Dtype, LoadOptions, Track};
+use crate::train::calibrate::{Line, Statistics};
+use crate::train::dataset::Item;
+use crate::train::fit::Machine;
+use crate::train::judging::{Judge, Views};
+use crate::train::loader::{Loader, LoaderOptions};
+use crate::train::progress;
+
+/// What was measured.
+pub(super) struct Measured {
+    pub(super) calibration: Vec<Calibration>,
+    /// From z to MOS, over all tracks.
+    pub(super) line: Line,
+    /// The same over each track alone, for the card.
+    pub(super) fits: BTreeMap<Track, Line>,
+}
+
+/// Raw scores of one track's items in one number format.
+struct Raw {
+    track: Track,
+    dtype: Dtype,
+    /// MOS of each item, and what each expert says of it.
+    opinions: Vec<(f64, Vec<Views>)>,
+}
+
+/// Scores `items` with the experts of `bundle` in every one of `dtypes`; each picture is decoded once.
+pub(super) fn measure(
+    bundle: &Bundle,
+    device: Device,
+    dtypes: &[Dtype],
+    items: &[Item],
+    machine: &Machine,
+) -> anyhow::Result<Measured> {
+    let mut judges = Vec::new();
+    for &dtype in dtypes {
+        judges.push((dtype, Judge::new(bundle, LoadOptions { device, dtype, tta: true })?));
+    }
+    let items = Arc::new(items.to_vec());
+    let mut tracks: Vec<Track> = bundle.manifest().experts.iter().map(|expert| expert.track).collect();
+    tracks.sort_unstable();
+    tracks.dedup();
+    let mut all = Vec::new();
+    for track in tracks {
+        all.extend(opinions(bundle, track, &items, &mut judges, machine)?);
+    }
+    summarise(bundle, &all)
+}
+
+fn opinions(
+    bundle: &Bundle,
+    track: Track,
+    items: &Arc<Vec<Item>>,
+    judges: &mut [(Dtype, Judge)],
+    machine: &Machine,
+) -> anyhow::Result<Vec<Raw>> {
+    let (_, first) = judges.first().context("--dtypes: is empty")?;
+    let wanted: Vec<usize> =
+        (0..items.len()).filter(|&i| items.get(i).is_some_and(|item| item.track == track)).collect();
+    let options = LoaderOptions {
+        sides: first.ensemble().sides(track),
+        threads: machine.loaders(),
+        max_frames: bundle.manifest().max_frames,
+        cache_bytes: 0,
+        decoder: machine.decoder(),
+        ..LoaderOptions::default()
+    };
+    let loader = Loader::new(Arc::clone(items), options)?;
+    let mut raw: Vec<Raw> =
+        judges.iter().map(|(dtype, _)| Raw { track, dtype: *dtype, opinions: Vec::new() }).collect();
+    let bar = progress::count("calibration", wanted.len() as u64);
+    Judge::each_batch(&loader, &wanted, &bar, |indices, frames| {
+        let batch: Vec<&Item> = indices.iter().filter_map(|&index| items.get(index)).collect();
+        for ((_, judge), raw) in judges.iter_mut().zip(&mut raw) {
+            let said = judge.raw(track, &batch, frames)?;
+            raw.opinions.extend(batch.iter().zip(said).filter_map(|(item, said)| Some((item.mos?, said))));
+        }
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok(raw)
+}
+
+fn summarise(bundle: &Bundle, all: &[Raw]) -> anyhow::Result<Measured> {
+    let mut calibration = Vec::new();
+    let mut pairs: BTreeMap<Track, Vec<(f64, f64)>> = BTreeMap::new();
+    for raw in all {
+        for tta in [false, true] {
+            let experts: Vec<_> = bundle.manifest().experts.iter().filter(|expert| expert.track == raw.track).collect();
+            let mut z = vec![0.0; raw.opinions.len()];
+            for (place, expert) in experts.iter().enumerate() {
+                let values: Vec<f64> = raw.column(place, tta);
+                let statistics = Statistics::of(&values).with_context(|| format!("expert {}", expert.name))?;
+                calibration.push(entry(&expert.name, expert.input_size, tta, raw.dtype, statistics));
+                for (z, raw) in z.iter_mut().zip(values) {
+                    *z += statistics.z(raw) / experts.len() as f64;
+                }
+            }
+            // One line serves all settings: it is that of the first number format without augmentation.
+            if !tta && !pairs.contains_key(&raw.track) {
+                pairs.insert(raw.track, z.into_iter().zip(raw.opinions.iter().map(|(mos, _)| *mos)).collect());
+            }
+        }
+    }
+    let line = Line::fit(&pairs.values().cloned().collect::<Vec<_>>())?;
+    let fits = pairs.into_iter().map(|(track, pairs)| Ok((track, Line::fit(&[pairs])?)));
+    Ok(Measured { calibration, line, fits: fits.collect::<anyhow::Result<_>>()? })
+}
+
+impl Raw {
+    /// What expert `place` says of each item.
+    fn column(&self, place: usize, tta: bool) -> Vec<f64> {
+        let views = self.opinions.iter().filter_map(|(_, experts)| experts.get(place));
+        views.map(|views| if tta { views.both } else { views.plain }).collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! Pictures with all that is known of them, for those who learn to see.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rand::Rng;
+
+use super::Part;
+use super::distort::Distortion;
+use super::item::render;
+use super::label::GENERATORS;
+use super::scene::Scene;
+use crate::train::seed::rng;
+
+/// One picture.
+#[derive(Debug, Clone)]
+pub struct Lesson {
+    /// Packed RGB of a square.
+    pub rgb: Vec<u8>,
+    /// The traits of what it shows, and the strength of every distortion of a picture.
+    pub numbers: Vec<f32>,
+}
+
+/// `count` pictures of `side * side` pixels, of scenes that may be learnt from, broken by all generators alike.
+pub fn lessons(seed: u64, count: u32, side: u32) -> Vec<Lesson> {
+    let next = AtomicU32::new(0);
+    let work = || {
+        let mut made = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return made;
+            }
+            made.push((number, lesson(seed, number, side)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut made = thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut made = work();
+        for helper in helpers {
+            made.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        made
+    });
+    made.sort_by_key(|(number, _)| *number);
+    made.into_iter().map(|(_, lesson)| lesson).collect()
+}
+
+fn lesson(seed: u64, number: u32, side: u32) -> Lesson {
+    let mut rng = rng(seed, &format!("lesson/{number}"));
+    let mut scene = Scene::draw(false, &mut rng);
+    while !Part::Train.has(&scene) {
+        scene = Scene::draw(false, &mut rng);
+    }
+    let generator = &GENERATORS[rng.random_range(0..GENERATORS.len())];
+    let distortions = generator.distorts(Distortion::STILL, &mut rng);
+    let strength = |distortion: &Distortion| {
+        distortions.iter().find(|(other, _)| other == distortion).map_or(0.0, |(_, strength)| *strength)
+    };
+    let mut numbers = scene.traits().to_vec();
+    numbers.extend(Distortion::STILL.iter().map(strength));
+    let frames = render(&scene, side as usize, &distortions, &mut rng);
+    Lesson { rgb: frames.iter().flat_map(|frame| frame.to_bytes()).collect(), numbers }
+}

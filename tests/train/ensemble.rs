@@ -1,0 +1,120 @@
+//! `pcqa-train ensemble`: from runs to a bundle that can be served.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pcqa::model::{Bundle, Track};
+use tempfile::TempDir;
+
+use crate::runs::{MATERIAL, Run, refuse, stderr, succeed, train};
+
+const SETTINGS: &str = "fresh = true\n[split]\nheld_out = 0.3\n[recipe]\nepochs = 4\nbatch = 8\nlearning_rate = 3e-3\n";
+
+fn runs() -> [Run; 2] {
+    ["image_convnext", "image_efficientvit"].map(|expert| {
+        let run = Run::new(SETTINGS);
+        succeed(&mut run.begin_expert(expert, &[]));
+        run
+    })
+}
+
+fn bundle(folders: &[&Path], more: &[&str]) -> (TempDir, PathBuf, std::process::Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("ensemble");
+    let mut command = train(&["ensemble", "--dtypes", "f32", "--loaders", "1", "--runs"]);
+    command.args(folders).arg("--out").arg(&out).args(more);
+    (directory, out, command)
+}
+
+#[test]
+fn runs_become_a_calibrated_bundle_with_a_card() {
+    let runs = runs();
+    let folders = runs.each_ref().map(Run::folder);
+    let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    let (_directory, out, mut command) = bundle(&folders, &["--licence", "Apache-2.0", "--store", "f16"]);
+    succeed(&mut command);
+
+    let bundle = Bundle::open(&out).unwrap();
+    let manifest = bundle.manifest();
+    assert!(manifest.trained);
+    let names: Vec<&str> = manifest.experts.iter().map(|expert| expert.name.as_str()).collect();
+    assert_eq!(names, ["image_convnext", "image_efficientvit"]);
+    assert!(manifest.experts.iter().all(|expert| expert.track == Track::Image));
+    let settings: Vec<_> = manifest.calibration.iter().map(|entry| (entry.expert.as_str(), entry.tta)).collect();
+    for expert in names {
+        assert!(settings.contains(&(expert, false)) && settings.contains(&(expert, true)));
+    }
+    assert!(manifest.mos.min >= 1.0 && manifest.mos.max <= 5.0, "{:?}", manifest.mos);
+    let card = fs::read_to_string(out.join("MODEL_CARD.md")).unwrap();
+    for part in ["## Intended use", "## Figures", "floor: prompt", "image_efficientvit", "Apache-2.0"] {
+        assert!(card.contains(part), "{part}");
+    }
+
+    // What it predicts for the items that it was calibrated on has their mean MOS, as a line of least squares has.
+    let scores = out.with_file_name("scores.csv");
+    let mut evaluate = train(&["evaluate", "--no-tta"]);
+    evaluate.arg("--data").arg(MATERIAL.path("data")).arg("--bundle").arg(&out).arg("--predict-to").arg(&scores);
+    succeed(&mut evaluate);
+    let held_out = fs::read_to_string(folders[0].join("held_out.csv")).unwrap();
+    let mos: BTreeMap<&str, f64> = held_out.lines().skip(1).map(|line| first_and(line, 2)).collect();
+    let scores = fs::read_to_string(scores).unwrap();
+    let scores: BTreeMap<&str, f64> = scores.lines().skip(1).map(|line| first_and(line, 1)).collect();
+    let error: f64 = mos.iter().map(|(name, mos)| scores[name] - mos).sum();
+    assert!((error / mos.len() as f64).abs() < 1e-3, "{error}");
+}
+
+fn first_and(line: &str, place: usize) -> (&str, f64) {
+    let fields: Vec<&str> = line.split(',').collect();
+    (fields[0], fields[place].parse().unwrap())
+}
+
+#[test]
+fn what_does_not_belong_together_is_refused() {
+    let run = Run::new(SETTINGS);
+    succeed(&mut run.begin(&[]));
+    let folder = run.folder();
+    let (_directory, out, mut command) = bundle(&[&folder, &folder], &[]);
+    let said = refuse(&mut command);
+    assert!(said.contains("like another run's"), "{said}");
+    assert!(!out.exists());
+    let (_directory, _, mut command) = bundle(&[Path::new("nowhere")], &[]);
+    assert!(refuse(&mut command).contains("nowhere"));
+
+    let learnt = Run::new(&SETTINGS.replace("held_out = 0.3", "held_out = 0.0"));
+    let output = succeed(&mut learnt.begin(&[]));
+    assert!(stderr(&output).contains("0 held out"));
+    let (_directory, _, mut command) = bundle(&[&learnt.folder()], &[]);
+    let said = refuse(&mut command);
+    assert!(said.contains("none is left to calibrate with"), "{said}");
+}
+
+#[test]
+fn a_student_learns_what_its_teacher_says() {
+    let teacher = Run::new(SETTINGS);
+    succeed(&mut teacher.begin(&[]));
+    let (_directory, bundle, mut command) = bundle(&[&teacher.folder()], &[]);
+    succeed(&mut command);
+    // A list without opinions: only the teacher can be learnt from.
+    let data = tempfile::tempdir().unwrap();
+    let mut list = "path,prompt\n".to_owned();
+    for index in 0..48 {
+        let name = format!("{index}.png");
+        fs::copy(Path::new(&MATERIAL.path("data")).join(&name), data.path().join(&name)).unwrap();
+        list += &format!("{name},a picture of number {}\n", index % 12);
+    }
+    fs::write(data.path().join("info.csv"), list).unwrap();
+    let student = Run::new(&SETTINGS.replace("epochs = 4", "epochs = 10"));
+    let mut command = train(&["distil", "--expert", "image_efficientvit", "--teacher"]);
+    command.arg(&bundle).arg("--data").arg(data.path());
+    command.arg("--config").arg(student.directory.path().join("settings.toml"));
+    succeed(&mut student.finish(command, &[]));
+    let losses = student.losses();
+    let loss = |lines: &[(u64, String)]| -> f64 {
+        let losses = lines.iter().map(|(_, line)| line.split(' ').nth(1).unwrap().parse::<f64>().unwrap());
+        losses.sum::<f64>() / lines.len() as f64
+    };
+    let (first, last) = (loss(&losses[..4]), loss(&losses[losses.len() - 4..]));
+    assert!(last < 0.5 * first, "{first} {last}");
+    assert!(student.folder().join("teacher.csv").is_file());
+}

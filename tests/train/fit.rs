@@ -1,0 +1,193 @@
+//! Runs of `pcqa-train fit` on a few made-up pictures: whether they learn, survive and end as promised.
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+
+use crate::runs::{MATERIAL, Run, SHORT, refuse, stderr, succeed, train};
+
+#[test]
+fn an_expert_learns_what_can_be_seen() {
+    let run = Run::new("fresh = true\n[recipe]\nepochs = 12\nbatch = 8\nlearning_rate = 3e-3\n");
+    succeed(&mut run.begin(&[]));
+    let losses = run.losses();
+    assert_eq!(losses.len(), 12 * 5);
+    let progress = fs::read_to_string(run.folder().join("best/progress.json")).unwrap();
+    let progress: serde_json::Value = serde_json::from_str(&progress).unwrap();
+    let best = progress["epochs"].as_array().unwrap().last().unwrap();
+    assert!(best["srcc"].as_f64().unwrap() > 0.7, "{best}");
+    for name in ["run.toml", "record.json", "split.csv", "held_out.csv", "report.html"] {
+        assert!(run.folder().join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn a_run_is_the_same_every_time_and_another_with_another_seed() {
+    let (one, same, other) = (Run::new(SHORT), Run::new(SHORT), Run::new(&format!("seed = 2\n{SHORT}")));
+    succeed(&mut one.begin(&[]));
+    succeed(&mut same.begin(&["--loaders", "3"]));
+    succeed(&mut other.begin(&[]));
+    assert_eq!(one.losses(), same.losses());
+    assert_ne!(one.losses(), other.losses());
+    let weights = |run: &Run| fs::read(run.folder().join("last/backbone.safetensors")).unwrap();
+    assert!(weights(&one) == weights(&same));
+}
+
+#[test]
+fn a_run_that_is_killed_goes_on_as_if_it_had_not_been() {
+    let whole = Run::new(SHORT);
+    succeed(&mut whole.begin(&[]));
+    let expected = whole.losses();
+    let killed = Run::new(SHORT);
+    let mut child = killed.begin(&[]).spawn().unwrap();
+    // Each time at another step, until one start reaches the end.
+    let mut goals = (2..).step_by(5);
+    loop {
+        let goal = goals.next().unwrap();
+        if kill_after(&mut child, &killed, goal) {
+            break;
+        }
+        let seen = killed.losses();
+        assert_eq!(seen[..], expected[..seen.len()]);
+        if killed.folder().join("run.toml").exists() {
+            child = killed.resume().spawn().unwrap();
+        } else {
+            child = killed.begin(&[]).spawn().unwrap();
+        }
+    }
+    assert_eq!(killed.losses(), expected);
+    for file in ["backbone.safetensors", "head.safetensors", "optimiser.safetensors", "progress.json"] {
+        let read = |run: &Run| fs::read(run.folder().join("last").join(file)).unwrap();
+        assert!(read(&killed) == read(&whole), "{file}");
+    }
+}
+
+/// Kills `child` as soon as `run` has `steps` lines; true where it ended by itself first.
+fn kill_after(child: &mut Child, run: &Run, steps: u64) -> bool {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return true;
+        }
+        let text = fs::read_to_string(run.folder().join("steps.csv")).unwrap_or_default();
+        if text.lines().count() as u64 > steps {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn parts_of_a_batch_add_up_to_the_batch() {
+    // ConvNeXt has no batch norm, so that only rounding tells them apart.
+    let whole = Run::new(SHORT);
+    let parts = Run::new(&SHORT.replace("batch = 4", "batch = 4\nmicro_batch = 2"));
+    succeed(&mut whole.begin(&[]));
+    succeed(&mut parts.begin(&[]));
+    let loss = |run: &Run| -> Vec<f64> {
+        run.losses().iter().map(|(_, line)| line.split(' ').nth(1).unwrap().parse().unwrap()).collect()
+    };
+    let (whole, parts) = (loss(&whole), loss(&parts));
+    assert_eq!(whole.len(), parts.len());
+    for (whole, parts) in whole.iter().zip(&parts).take(5) {
+        assert!((whole - parts).abs() < 1e-3 * whole.max(0.1), "{whole} {parts}");
+    }
+}
+
+#[test]
+fn a_finished_run_has_nothing_left_to_do() {
+    let run = Run::new(SHORT);
+    succeed(&mut run.begin(&[]));
+    let losses = run.losses();
+    succeed(&mut run.resume());
+    assert_eq!(run.losses(), losses);
+    let said = refuse(&mut run.begin(&[]));
+    assert!(said.contains("holds a run already"), "{said}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints() {
+    let run = Run::new(&SHORT.replace("1e-3", "1e30").replace("[keep]", "warmup = 0.0\n[keep]"));
+    let said = refuse(&mut run.begin(&[]));
+    assert!(said.contains("no finite number") && said.contains("recipe.learning_rate"), "{said}");
+    assert!(run.losses().len() < 27);
+}
+
+#[test]
+fn unreadable_items_are_left_out_up_to_a_share() {
+    let data = tempfile::tempdir().unwrap();
+    copy(Path::new(&MATERIAL.path("data")), data.path());
+    fs::write(data.path().join("7.png"), b"not a picture").unwrap();
+    let begin = |run: &Run| {
+        let mut command = train(&["fit", "--expert", "image_convnext"]);
+        command.arg("--data").arg(data.path()).arg("--config").arg(run.directory.path().join("settings.toml"));
+        run.finish(command, &[])
+    };
+    let patient = Run::new(&format!("{SHORT}unreadable = 0.1\n"));
+    let output = succeed(&mut begin(&patient));
+    assert!(stderr(&output).contains("7.png"), "{}", stderr(&output));
+    let strict = Run::new(&format!("{SHORT}unreadable = 0.0\n"));
+    let said = refuse(&mut begin(&strict));
+    assert!(said.contains("keep.unreadable") && said.contains("7.png"), "{said}");
+}
+
+#[test]
+fn data_that_changed_under_a_run_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    copy(Path::new(&MATERIAL.path("data")), data.path());
+    let run = Run::new(SHORT);
+    let mut command = train(&["fit", "--expert", "image_convnext"]);
+    command.arg("--data").arg(data.path()).arg("--config").arg(run.directory.path().join("settings.toml"));
+    succeed(&mut run.finish(command, &[]));
+    let list = data.path().join("info.csv");
+    let text = fs::read_to_string(&list).unwrap().replacen("number 3,", "number three,", 1);
+    fs::write(&list, text).unwrap();
+    let said = refuse(&mut run.resume());
+    assert!(said.contains("not what the run began with"), "{said}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    for (settings, expected) in [
+        ("[recipe]\nepochs = 0\n", "recipe.epochs: is 0, expected 1 to 100000"),
+        ("[recipe]\nlearning_rate = -1.0\n", "recipe.learning_rate: is -1, expected more than 0"),
+        ("[recipe]\nepoch = 3\n", "recipe"),
+        ("[split]\nfolds = 5\n", "split.fold: is missing"),
+        ("[split]\nheld_out = 1.0\n", "split.held_out: is 1, expected 0 to below 1"),
+        ("device = \"tpu\"\n", "device"),
+    ] {
+        let run = Run::new(settings.strip_prefix("device").map_or(settings, |_| ""));
+        if settings.starts_with("device") {
+            let all = format!("bundle = {:?}\n{settings}", MATERIAL.path("bundle"));
+            fs::write(run.directory.path().join("settings.toml"), all).unwrap();
+        }
+        let said = refuse(&mut run.begin(&[]));
+        assert!(said.contains(expected), "{settings}: {said}");
+        assert!(!run.folder().join("run.toml").exists());
+    }
+}
+
+#[test]
+fn every_item_is_held_out_by_one_fold() {
+    let mut held_out = Vec::new();
+    for fold in ["0", "1", "2"] {
+        let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
+        succeed(&mut run.begin(&["--folds", "3", "--fold", fold]));
+        let split = fs::read_to_string(run.folder().join("split.csv")).unwrap();
+        let rows = split.lines().filter_map(|line| line.strip_suffix(",held_out"));
+        held_out.extend(rows.map(|row| row.split(',').next().unwrap().to_owned()));
+    }
+    held_out.sort();
+    held_out.dedup();
+    assert_eq!(held_out.len(), 48);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
