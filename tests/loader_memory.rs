@@ -42,7 +42,7 @@ fn memory_does_not_grow_with_the_data_set() {
         peak()
     };
     let few = most(48);
-    let many = most(960);
-    // All of them would be 578 MB.
+    let many = most(480);
+    // All of them would be 289 MB.
     assert!(many - few < 16 * FRAME, "{} MB more", (many - few) >> 20);
 }

@@ -40,7 +40,7 @@ pub struct Arguments {
 }
 
 /// Reads the data set, and decodes it where that is asked for. Returns what is in it and what is wrong with it, in
-/// words; with `strict`, also the error that any problem is.
+/// words, and the error that [`Dataset::check`] makes of that.
 ///
 /// # Errors
 /// A list that cannot be read at all; a file for the problems that cannot be written.
@@ -52,9 +52,7 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<(String, anyhow::Result<()
     if let Some(file) = &arguments.problems {
         write_problems(&dataset, file).with_context(|| format!("{}: cannot be written", file.display()))?;
     }
-    let verdict = if arguments.dataset.strict { dataset.problems.refuse() } else { Ok(()) };
-    let verdict = verdict.with_context(|| dataset.list.display().to_string());
-    Ok((describe(&dataset)?, verdict))
+    Ok((describe(&dataset)?, dataset.check(arguments.dataset.strict)))
 }
 
 /// Moves the items that do not decode to the problems.

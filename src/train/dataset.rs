@@ -63,10 +63,25 @@ pub struct Dataset {
     pub format: Format,
     /// The column that the MOS came from, where there is one.
     pub column: Option<String>,
-    /// At least one.
+    /// What can be used.
     pub items: Vec<Item>,
     /// One entry per row that is not among the items.
     pub problems: Problems,
+}
+
+impl Dataset {
+    /// An error where there are no items or, if `strict`, where there is any problem.
+    pub fn check(&self, strict: bool) -> anyhow::Result<()> {
+        let list = self.list.display();
+        match self.problems.summary() {
+            Some(summary) if strict => {
+                bail!("{list}: {summary}, which --strict refuses; the first: {}", self.problems.first())
+            }
+            Some(summary) if self.items.is_empty() => bail!("{list}: {summary}; the first: {}", self.problems.first()),
+            None if self.items.is_empty() => bail!("{list}: holds no rows"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which data set to read, and how.
@@ -109,30 +124,22 @@ impl DatasetArguments {
     /// A list that is not there, cannot be read, lacks a column or has no usable row; with `strict`, any problem.
     pub fn read(&self) -> anyhow::Result<Dataset> {
         let dataset = self.scan()?;
-        if self.strict {
-            dataset.problems.refuse()?;
-        }
+        dataset.check(self.strict)?;
         for note in dataset.problems.notes.iter().chain(&dataset.problems.summary()) {
             eprintln!("{}: {note}", dataset.list.display());
         }
         Ok(dataset)
     }
 
-    /// As [`read`](Self::read), but silent, and `strict` is the caller's to keep.
+    /// As [`read`](Self::read), but silent and without the last two errors: there may be no items.
     pub fn scan(&self) -> anyhow::Result<Dataset> {
         let (root, list) = self.find()?;
-        let shown = list.display();
         let mut problems = Problems::default();
-        let (table, layout) = self.open(&list, &mut problems.notes).with_context(|| shown.to_string())?;
+        let opened = self.open(&list, &mut problems.notes);
+        let (table, layout) = opened.with_context(|| list.display().to_string())?;
         problems.rows = table.rows.len();
         let mut folder = Folder::new(&root, &list);
         let items = rows::into_items(table.rows, &layout, &mut folder, &mut problems);
-        if items.is_empty() {
-            match problems.summary() {
-                None => bail!("{shown}: holds no rows"),
-                Some(summary) => bail!("{shown}: {summary}; the first: {}", problems.first()),
-            }
-        }
         let name = match layout.format.data_set() {
             Some(name) => name.to_owned(),
             None => name_of(&root),
@@ -169,6 +176,9 @@ impl DatasetArguments {
             "txt" => lines::read(&text::decode(bytes, notes))?,
             _ => bail!("a list must end in .csv, .jsonl, .parquet, .txt or .xlsx"),
         };
+        if table.rows.is_empty() {
+            bail!("holds no rows");
+        }
         let layout = format::lay_out(&mut table, self.format, self.column.as_deref())?;
         Ok((table, layout))
     }

@@ -159,7 +159,7 @@ pub(super) fn figures(
         }
         let options = ScoringOptions { tta: true, shuffle_prompts: true, decoder: decoder.clone() };
         let scored = scoring::score(bundle, track, &items, options)?;
-        report_failures(&scored.failed);
+        name_failures(&scored.failed, items.len());
         all.push((track, TrackOutcome::new(track, items, scored.systems).rows()));
     }
     Ok(all)

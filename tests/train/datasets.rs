@@ -66,6 +66,15 @@ fn aigiqa_20k_without_a_header() {
 }
 
 #[test]
+fn names_that_are_all_different_name_no_generator() {
+    let folder = Folder::with(&["cat_1.png", "dog_1.png", "fox_1.png", "fox_2.png"]);
+    folder.add("info.csv", b"name,prompt,mos\ncat_1.png,cat,1\ndog_1.png,dog,1\nfox_1.png,fox,1\n");
+    assert!(folder.read().items.iter().all(|item| item.generator.is_none()));
+    folder.add("info.csv", b"name,prompt,mos\ncat_1.png,cat,1\nfox_2.png,dog,1\nfox_1.png,fox,1\n");
+    assert_eq!(folder.read().items[0].generator.as_deref(), Some("cat"));
+}
+
+#[test]
 fn t2vqa_db() {
     let folder = Folder::with(&["videos/0001.mp4", "videos/0002.mp4", "videos/0003.gif"]);
     folder.add("info.txt", b"0001.mp4|a cat|56.5\r\n\r\n0002.mp4|left | right|8\r\n0003.gif|a dog|9e1\r\n");
@@ -154,7 +163,7 @@ fn any_table() {
 }
 
 /// The table in two row groups, compressed.
-fn parquet() -> Vec<u8> {
+pub fn parquet() -> Vec<u8> {
     let schema = "message list {
         required binary path (UTF8); required binary prompt (UTF8); optional double mos;
         optional binary generator (UTF8); optional binary group (UTF8);

@@ -29,7 +29,7 @@ const IMAGE_ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "t
 const VIDEO_ENDINGS: [&str; 6] = ["mp4", "mov", "m4v", "webm", "mkv", "avi"];
 
 /// Endings that a list may leave out, in the order in which they are tried.
-pub(super) const OMITTED_ENDINGS: [&str; 4] = ["png", "jpg", "mp4", "avi"];
+const OMITTED_ENDINGS: [&str; 4] = ["png", "jpg", "mp4", "avi"];
 
 /// The list of the data set in `folder`.
 pub(super) fn find_list(folder: &Path) -> anyhow::Result<PathBuf> {

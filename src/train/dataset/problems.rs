@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use anyhow::bail;
-
 /// Why a row is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -90,14 +88,6 @@ impl Problems {
         let counts: Vec<String> =
             self.counts().iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
         Some(format!("{} of {} rows are left out ({})", self.entries.len(), self.rows, counts.join(", ")))
-    }
-
-    /// An error where there is any problem.
-    pub fn refuse(&self) -> anyhow::Result<()> {
-        match self.summary() {
-            None => Ok(()),
-            Some(summary) => bail!("{summary}, which --strict refuses; the first: {}", self.first()),
-        }
     }
 
     pub(super) fn first(&self) -> String {

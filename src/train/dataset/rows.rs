@@ -1,6 +1,6 @@
 //! Rows to items: what is there, what is a number, what comes twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::Item;
@@ -83,14 +83,15 @@ fn into_item(row: Row, layout: &Layout, folder: &mut Folder) -> Result<Item, (Ki
     })
 }
 
-/// What stands before the number in a file's name is no generator where hardly two files share it.
+/// What stands before the number in a file's name is no generator where most files have one of their own.
 fn drop_false_generators(items: &mut [Item], layout: &Layout, problems: &mut Problems) {
     if layout.generator.is_some() {
         return;
     }
-    let generators: HashSet<&str> = items.iter().filter_map(|item| item.generator.as_deref()).collect();
-    let named = items.iter().filter(|item| item.generator.is_some()).count();
-    if 2 * generators.len() > named && named > 0 {
+    let mut files: HashMap<&str, usize> = HashMap::new();
+    items.iter().flat_map(|item| &item.generator).for_each(|generator| *files.entry(generator).or_default() += 1);
+    let (named, alone) = (files.values().sum::<usize>(), files.values().filter(|&&count| count == 1).count());
+    if 2 * alone > named {
         items.iter_mut().for_each(|item| item.generator = None);
         problems.notes.push("the file names do not say which generator made what".to_owned());
     }
