@@ -121,6 +121,8 @@ def served_of_raw(report, name, bundle, dtype, batch, args):
                 "--size=512",
                 "--pictures=64",
                 "--format=jpeg",
+                # The ceiling's prompts are encoded beforehand, and warming up is too short for many.
+                "--prompt=a red fox in the snow",
                 "--new-prompts=0",
                 "--timeout=600",
             )

@@ -2,10 +2,9 @@
 //!
 //! The rooms, from the bottom up; each knows only those below it:
 //!
-//! - [`metrics`]: the names of all metrics.
+//! - [`metrics`]: the names of all metrics. [`native`]: what Rust has no safe way to, the one room for `unsafe`.
 //! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
 //! - [`model`]: the paper's networks and the bundle that holds their weights.
-//! - [`native`]: settings of the C library, the one room here for `unsafe` beside the mapping of a bundle's files.
 //! - [`engine`]: queue and device workers.
 //! - [`server`] and [`train`]: one per binary, side by side. The third, `client`, is compiled by the `pcqa` binary
 //!   itself, which must not link libtorch (`src/main.rs`).

@@ -1,14 +1,19 @@
-//! The C library's settings that Rust's standard library does not reach; nothing else may enter. This is the room that
-//! may hold `unsafe`.
+//! What Rust has no safe way to: settings of the C library, the map of a file, the end without destructors. This is the
+//! room that may hold `unsafe`; nothing else may enter.
 
 #![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use memmap2::Mmap;
 
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///
 /// By default the C library gives every large block back to the kernel at once, and the next forward pass pays for its
-/// pages again: a full-size ensemble in f32 at batch 4 did 0.25 to 0.29 images/s so, 0.33 to 0.35 with this (`benches/ceiling.rs`). What
-/// the process holds stays at its peak instead of falling in between. Call it when the weights are loaded: what loading
-/// needs for a moment should go back.
+/// pages again: a full-size ensemble in f32 at batch 4 did 0.25 to 0.29 images/s so, 0.33 to 0.35 with this
+/// (`benches/ceiling.rs`). What the process holds stays at its peak instead of falling in between. Call it when the
+/// weights are loaded: what loading needs for a moment should go back.
 pub fn keep_freed_memory() {
     // SAFETY: mallopt changes numbers of the allocator that hold from now on; these two are documented and any thread
     // may be the one that calls it. Where it refuses, the defaults stay.
@@ -16,6 +21,25 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }
+}
+
+/// Maps a bundle's file. Weights are gigabytes: mapped, they are shared between processes and leave memory when it is
+/// needed elsewhere.
+///
+/// # Errors
+/// Those of `mmap`.
+pub fn map_bundle_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only, so nothing in this process can change it. Another process that writes to or
+    // truncates the file could: a bundle is written once, under another name, and put in place by renaming, which
+    // leaves files that are mapped as they are.
+    unsafe { Mmap::map(file) }
+}
+
+/// Ends the process while other threads may still compute: the destructors of libtorch, which `exit` runs, would pull
+/// its memory away from under them.
+pub fn end_at_once(code: i32) -> ! {
+    // SAFETY: _exit takes any number and does not return; nothing of this process runs after it.
+    unsafe { libc::_exit(code) }
 }
 
 /// Loads libtorch's CUDA part, which must be there before its first call about CUDA; false where there is none. It is

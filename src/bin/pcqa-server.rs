@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use pcqa::native;
 use pcqa::server::{self, Config, Ending, Parsed};
 
 /// EX_USAGE of sysexits.h.
@@ -48,12 +49,6 @@ fn main() -> ExitCode {
             1
         }
     };
-    end_at_once(code)
-}
-
-/// Ends the process while the device's thread may still compute: the destructors of libtorch, which `exit` runs, would
-/// pull its memory away from under that thread. The log is not buffered; decoder processes end with this one.
-fn end_at_once(code: i32) -> ! {
-    // SAFETY: _exit takes any number and does not return; nothing of this process runs after it.
-    unsafe { libc::_exit(code) }
+    // The device's thread may still compute. The log is not buffered; decoder processes end with this one.
+    native::end_at_once(code)
 }

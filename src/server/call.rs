@@ -92,8 +92,8 @@ impl CallLayer {
         Self {
             options: options.clone(),
             callers: RandomState::new(),
-            places: Shares::new(options.max_calls.get(), "calls are in progress"),
-            bytes: Shares::new(options.max_in_flight_bytes.get(), "bytes of requests are held"),
+            places: Shares::new(options.max_calls.get(), "calls in progress"),
+            bytes: Shares::new(options.max_in_flight_bytes.get(), "bytes of requests held"),
         }
     }
 

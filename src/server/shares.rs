@@ -13,7 +13,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
     budget: Arc<Mutex<Budget>>,
-    /// What is counted, as in "7 calls are in progress".
+    /// What is counted, as in "calls in progress: 7, the limit is 8".
     what: &'static str,
 }
 
@@ -50,9 +50,9 @@ impl Shares {
     fn refusal(&self, refusal: Refusal) -> ServiceError {
         let what = self.what;
         let message = match refusal {
-            Refusal::Spent { used, limit, .. } => format!("{used} {what}, the limit is {limit}"),
+            Refusal::Spent { used, limit, .. } => format!("{what}: {used}, the limit is {limit}"),
             Refusal::Share { held, free, .. } => {
-                format!("{held} {what} for this connection, which may have as many as it leaves free, now {free}")
+                format!("{what}: {held} on this connection, which may hold at most what is free for others, now {free}")
             }
         };
         ServiceError::Overloaded { message, retry_after: RETRY_AFTER }
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_free_again() {
-        let shares = Shares::new(10, "bytes are held");
+        let shares = Shares::new(10, "bytes held");
         let mut whole = shares.none(Caller(1));
         whole.grow(5).unwrap();
         let part = whole.split(3);
@@ -115,11 +115,11 @@ mod tests {
 
     #[test]
     fn who_has_as_much_as_is_free_is_told_when_to_come_back_and_the_next_is_served() {
-        let shares = Shares::new(4, "calls are in progress");
+        let shares = Shares::new(4, "calls in progress");
         let _held: Vec<_> = (0..2).map(|_| shares.one(Caller(1)).unwrap()).collect();
         let status = Status::from(shares.one(Caller(1)).unwrap_err());
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().starts_with("2 calls are in progress for this connection"), "{status:?}");
+        assert!(status.message().starts_with("calls in progress: 2 on this connection"), "{status:?}");
         assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
         let _other = shares.one(Caller(2)).unwrap();
         shares.none(Caller(1)).grow(0).unwrap();

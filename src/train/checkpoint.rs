@@ -45,8 +45,8 @@ pub struct Epoch {
     pub epoch: u32,
     /// Steps of the run that are done.
     pub step: u64,
-    /// Mean loss of its steps.
-    pub loss: f64,
+    /// Mean loss of its steps; none where every one of them was left out.
+    pub loss: Option<f64>,
     /// Mean squared error of the held-out items' normalised MOS; these three are absent where nothing is held out.
     pub held_out_loss: Option<f64>,
     /// Spearman's rank correlation on the held-out items.

@@ -206,8 +206,9 @@ impl Settings {
         let shown = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
         let mut settings = Self::parse(&text).with_context(|| shown.to_string())?;
-        let base = path.parent().unwrap_or(Path::new(".")).canonicalize().with_context(|| shown.to_string())?;
-        settings.anchor(&base);
+        let path = path.canonicalize().with_context(|| shown.to_string())?;
+        let base = path.parent().unwrap_or(Path::new("/"));
+        settings.anchor(base);
         settings.check().with_context(|| shown.to_string())?;
         Ok(settings)
     }

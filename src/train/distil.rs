@@ -19,6 +19,7 @@ use crate::model::{Bundle, Device, Dtype, LoadOptions, Track};
 
 /// Trains a student: `fit`, with an ensemble's opinion as a second goal.
 #[derive(Debug, Args)]
+#[group(id = "distil")]
 pub struct Arguments {
     /// Directory of the ensemble's bundle. Without it the one that is compiled in
     #[arg(long, value_name = "DIR")]

@@ -19,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 use self::store::Store;
 use super::progress;
 use crate::model::{TextSpec, TextTower, TextTowerSpec, Weights, unit_length};
+use crate::native::map_bundle_file;
 use crate::text::{TokenIds, Tokenizer};
 
 /// Prompts that go through a tower at once on a GPU.
@@ -155,9 +156,9 @@ fn tower_key(spec: &TextTowerSpec) -> anyhow::Result<String> {
 
 fn encode(spec: &TextTowerSpec, prompts: &[&TokenIds], device: Device, store: &mut Store) -> anyhow::Result<()> {
     let path = &spec.weights;
-    let bytes = fs::read(path).with_context(|| format!("{path}: cannot be read"))?;
-    let tower = TextTower::load(spec, Weights::parse(path, &bytes, device, Kind::Float)?)?;
-    drop(bytes);
+    let file = File::open(path).and_then(|file| map_bundle_file(&file));
+    let file = file.with_context(|| format!("{path}: cannot be read"))?;
+    let tower = TextTower::load(spec, Weights::parse(path, &file, device, Kind::Float)?)?;
     let bar = progress::count("prompts", prompts.len() as u64);
     let batch = if device == Device::Cpu { 1 } else { GPU_BATCH };
     for part in prompts.chunks(FLUSH) {

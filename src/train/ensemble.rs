@@ -19,7 +19,7 @@ use super::card::{self, Card};
 use super::config::device;
 use super::dataset::{DatasetArguments, Item};
 use super::evaluate;
-use super::fit::Machine;
+use super::fit::{DataChoice, Machine};
 use super::inspect::describe;
 use super::staging::Staging;
 use super::trial;
@@ -32,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
     runs: Vec<PathBuf>,
     #[command(flatten)]
-    data: Option<DatasetArguments>,
+    data: DataChoice,
     /// Data set for the model card's figures, which nothing was trained, chosen or calibrated on; read as --data is.
     /// Without it, the figures are of the items that calibrate, and the card says so
     #[arg(long, value_name = "DIR|LIST")]
@@ -160,8 +160,8 @@ impl Arguments {
 
     /// The data set at `path`, read as --data is.
     fn data_at(&self, path: &Path) -> DatasetArguments {
-        match &self.data {
-            Some(data) => DatasetArguments { data: path.to_owned(), list: None, ..data.clone() },
+        match self.data.chosen() {
+            Some(data) => DatasetArguments { data: path.to_owned(), list: None, ..data },
             None => DatasetArguments::new(path),
         }
     }
@@ -169,7 +169,7 @@ impl Arguments {
 
 /// The items with a MOS that none of `members` was trained on: of --data, or of the data sets of the runs.
 fn calibration_items(arguments: &Arguments, members: &[Member]) -> anyhow::Result<Vec<Item>> {
-    let mut sources: Vec<DatasetArguments> = arguments.data.iter().cloned().collect();
+    let mut sources: Vec<DatasetArguments> = arguments.data.chosen().into_iter().collect();
     if sources.is_empty() {
         for data in members.iter().filter_map(|member| member.settings.data.as_ref()) {
             if !sources.contains(data) {

@@ -4,6 +4,7 @@
 //! what it began with), `split.csv` (who was trained on), `steps.csv` (every loss), `checkpoints/` with the links `last`
 //! and `best`, and what people look at.
 
+mod choice;
 mod goals;
 mod history;
 mod learner;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
+pub use self::choice::DataChoice;
 pub use self::goals::Normal;
 pub(in crate::train) use self::learner::{BACKBONE, HEAD};
 pub use self::record::{Record, read_record, read_settings, read_trained_on};
@@ -40,7 +42,7 @@ const ALL: &str = "all";
 #[command(after_help = HELP)]
 pub struct Arguments {
     #[command(flatten)]
-    data: Option<DatasetArguments>,
+    data: DataChoice,
     /// TOML file with the run's settings; what it leaves out has the paper's value
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     config: Option<PathBuf>,
@@ -169,8 +171,8 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
     }
     let config = arguments.config.as_deref().context("--config: is missing")?;
     let mut settings = Settings::read(config)?;
-    if let Some(data) = &arguments.data {
-        settings.data = Some(absolute(data)?);
+    if let Some(data) = arguments.data.chosen() {
+        settings.data = Some(absolute(&data)?);
     }
     ensure!(settings.data.is_some(), "--data: is missing, and {} has no data either", config.display());
     if arguments.folds.is_some() {

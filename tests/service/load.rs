@@ -42,7 +42,7 @@ async fn calls_over_the_limit_are_told_when_to_come_back_and_cancelled_ones_free
     let answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap();
     let refused = house.image(PROMPT, png(1)).await.unwrap_err();
     assert!(comes_back_later(&refused), "{refused:?}");
-    assert_eq!(refused.message(), "1 calls are in progress, the limit is 1");
+    assert_eq!(refused.message(), "calls in progress: 1, the limit is 1");
 
     drop(answers);
     drop(items);

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::runs::{MATERIAL, Run, refuse, stderr, succeed, train};
 
-const SETTINGS: &str = "fresh = true\n[split]\nheld_out = 0.3\n[recipe]\nepochs = 1\nbatch = 8\nlearning_rate = 3e-3\n";
+const SETTINGS: &str = "fresh = true\n[recipe]\nepochs = 1\nbatch = 8\nlearning_rate = 3e-3\n";
 
 fn table(run: &Run, arguments: &[&str], more: &[&str]) -> std::process::Command {
     let mut command = train(&["ablate"]);
@@ -60,7 +60,7 @@ fn a_bundle_is_taken_apart() {
         [("tta", ["with TTA", "ensemble"]), ("ensemble", ["image_convnext + image_eva02", "without TTA"])]
     {
         let mut command = train(&["ablate", kind, "--loaders", "1", "--data"]);
-        command.arg(MATERIAL.path("data")).arg("--bundle").arg(MATERIAL.path("bundle"));
+        command.arg(MATERIAL.path("few")).arg("--bundle").arg(MATERIAL.path("bundle"));
         let output = succeed(&mut command);
         let table = figures(&output);
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");

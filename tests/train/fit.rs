@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
 use crate::runs::{MATERIAL, Run, SHORT, refuse, stderr, succeed, train};
 
 #[test]
@@ -12,7 +15,7 @@ fn an_expert_learns_what_can_be_seen() {
     let run = Run::new("fresh = true\n[recipe]\nepochs = 12\nbatch = 8\nlearning_rate = 3e-3\n");
     succeed(&mut run.begin(&[]));
     let losses = run.losses();
-    assert_eq!(losses.len(), 12 * 5);
+    assert_eq!(losses.len(), 12 * 4);
     let progress = fs::read_to_string(run.folder().join("best/progress.json")).unwrap();
     let progress: serde_json::Value = serde_json::from_str(&progress).unwrap();
     let best = progress["epochs"].as_array().unwrap().last().unwrap();
@@ -143,7 +146,7 @@ fn data_that_changed_under_a_run_is_refused() {
     command.arg("--data").arg(data.path()).arg("--config").arg(run.directory.path().join("settings.toml"));
     succeed(&mut run.finish(command, &[]));
     let list = data.path().join("info.csv");
-    let text = fs::read_to_string(&list).unwrap().replacen("number 3,", "number three,", 1);
+    let text = fs::read_to_string(&list).unwrap().replacen("number 3", "number three", 1);
     fs::write(&list, text).unwrap();
     let said = refuse(&mut run.resume());
     assert!(said.contains("not what the run began with"), "{said}");
@@ -190,4 +193,30 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+#[test]
+fn what_becomes_of_upstream_tensors_is_said() {
+    let weights = Path::new(&MATERIAL.path("bundle")).join("backbone_image_convnext.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let classifier = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let own = file.iter().filter(|(key, _)| *key != "stages.0.blocks.0.gamma");
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = directory.path().join("upstream.safetensors");
+    let all: Vec<_> = own.chain([("head.fc.weight", classifier)]).collect();
+    fs::write(&upstream, safetensors::serialize(all, None).unwrap()).unwrap();
+
+    let run = Run::new(&format!(
+        "[recipe]\nepochs = 1\nbatch = 16\n[[experts]]\nname = \"image_convnext\"\ntrack = \"image\"\nmixer = \"dot\"\n\
+         input_size = 64\nlatent = 8\nhidden = 8\npretrained = {upstream:?}\n[experts.backbone]\nkind = \"convnext\"\n\
+         weights = {weights:?}\nmean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]\n"
+    ));
+    let said = stderr(&succeed(&mut run.begin(&[])));
+    for part in ["1 ignored, 1 missing", "ignored head.fc.weight", "missing stages.0.blocks.0.gamma"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let head = fs::read(run.folder().join("last/head.safetensors")).unwrap();
+    let head = SafeTensors::deserialize(&head).unwrap();
+    assert_eq!(head.tensor("mlp.fc1.weight").unwrap().shape(), [8, 8]);
 }

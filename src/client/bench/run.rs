@@ -22,8 +22,8 @@ use crate::proto::{ScoreImageRequest, ScoreVideoRequest};
 /// Requests that an open loop leaves unanswered at most: enough for every answer that is still of use, and an end to
 /// the memory that a server which never answers takes here.
 pub const MOST_OUTSTANDING: usize = 10_000;
-/// How long a closed loop's place waits after UNAVAILABLE. Without it, a server that is away would be measured by how
-/// fast this side fails.
+/// How long a closed loop's place waits after a server that is away or refuses for its load. Without it, such a server
+/// would be measured by how fast this side fails.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// When the next request is sent.
@@ -144,11 +144,12 @@ async fn send_when_answered(sender: Arc<Sender>) {
         }
         sender.counts.outstanding.fetch_add(1, Ordering::Relaxed);
         let outcome = sender.send(due).await;
-        let is_away = matches!(&outcome.result, Err(failure) if failure.code == "UNAVAILABLE");
+        let is_turned_away =
+            outcome.result.as_ref().is_err_and(|failure| matches!(failure.code, "UNAVAILABLE" | "RESOURCE_EXHAUSTED"));
         if sender.outcomes.send(outcome).is_err() {
             return;
         }
-        if is_away {
+        if is_turned_away {
             tokio::time::sleep(PAUSE).await;
         }
     }

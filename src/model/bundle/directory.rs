@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use super::MANIFEST;
 use super::digest::check_length;
 use crate::model::{Manifest, ModelError};
+use crate::native;
 
 /// Far above any real manifest: what is longer was given by mistake.
 const LONGEST_MANIFEST: u64 = 1 << 20;
@@ -57,16 +58,7 @@ pub(super) fn map(directory: &Path, name: &str, length: u64) -> Result<Mmap, Mod
         return Err(wrong(name, "is not a regular file".to_owned()));
     }
     check_length(name, metadata.len(), length)?;
-    map_file(&File::open(&path).map_err(unreadable)?).map_err(unreadable)
-}
-
-/// Weights are gigabytes: mapped, they are shared between processes and leave memory when it is needed elsewhere.
-#[allow(unsafe_code)]
-fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only, so nothing in this process can change it. Another process that writes to or
-    // truncates the file could: a bundle is written once, under another name, and put in place by renaming, which
-    // leaves files that are mapped as they are.
-    unsafe { Mmap::map(file) }
+    native::map_bundle_file(&File::open(&path).map_err(unreadable)?).map_err(unreadable)
 }
 
 fn wrong(name: &str, problem: String) -> ModelError {

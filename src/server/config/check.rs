@@ -48,5 +48,5 @@ fn at_most<T: PartialOrd + std::fmt::Display>(key: &str, value: T, of: &str, lim
     if value <= limit {
         return Ok(());
     }
-    Err(ConfigError(format!("{key}: is {value}, must be at most {of}, which is {limit}")))
+    Err(ConfigError(format!("{key}: is {value}, must be at most {limit} ({of})")))
 }

@@ -67,7 +67,7 @@ pub(super) fn write_report(
 
 fn losses(steps: &[Step], progress: &Progress) -> Chart {
     let held_out = progress.epochs.iter().filter_map(|epoch| Some((epoch.step as f64, epoch.held_out_loss?)));
-    let means = progress.epochs.iter().map(|epoch| (epoch.step as f64, epoch.loss));
+    let means = progress.epochs.iter().filter_map(|epoch| Some((epoch.step as f64, epoch.loss?)));
     chart(
         "Loss (squared error of normalised MOS)",
         true,

@@ -220,7 +220,7 @@ impl Run {
         let mut done = Epoch {
             epoch: epoch + 1,
             step: self.progress.step,
-            loss: sum / count.max(1) as f64,
+            loss: (count > 0).then(|| sum / count as f64),
             held_out_loss: None,
             srcc: None,
             plcc: None,
@@ -266,10 +266,10 @@ impl Run {
         let figure =
             |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(", {name} {value:.4}"));
         format!(
-            "epoch {}/{}: loss {:.4}{}{}{}{}",
+            "epoch {}/{}{}{}{}{}{}",
             done.epoch,
             self.settings.recipe.epochs,
-            done.loss,
+            figure("loss", done.loss),
             figure("held out", done.held_out_loss),
             figure("SRCC", done.srcc),
             figure("PLCC", done.plcc),

@@ -16,11 +16,11 @@ and the truth behind the MOS: quality, match, distortions with their strengths, 
 
 A distortion's strength s is from 0 (nothing changes) to 1:
 
-    warp      pixels pulled by smooth noise, 10 cells across, by up to 6 % of the side times s
+    warp      pixels pulled by smooth noise, 16 cells across, by up to 5 % of the side times s
     blur      Gaussian, sigma 3 % of the side times s
     noise     on every value of every frame, standard deviation 70 levels times s
-    banding   1 + 62 (1 - s)^3 steps from black to white
-    jpeg      the loss of JPEG at quality 2 + 93 (1 - s)^2, without subsampling
+    banding   2 + 30 (1 - s)^2 steps from black to white, at s above 0
+    jpeg      the loss of JPEG at quality 3 + 60 (1 - s)^2, without subsampling, at s above 0
     flicker   every frame of a clip brighter or darker by up to 60 % times s
     drops     every frame of a clip repeats the one before with probability 0.8 s
 

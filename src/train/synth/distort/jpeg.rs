@@ -35,13 +35,13 @@ const CHROMA: [f32; AREA] = [
 
 type Block = [f32; AREA];
 
-/// Takes from the picture what JPEG would at quality 2 + 93 (1 - strength)², and nothing at strength 0.
+/// Takes from the picture what JPEG would at quality 3 + 60 (1 - strength)², and nothing at strength 0.
 pub(super) fn lose(canvas: &mut Canvas, strength: f32) {
     if strength <= 0.0 {
         return;
     }
     let kept = 1.0 - strength;
-    let quality = 2.0 + 93.0 * kept * kept;
+    let quality = 3.0 + 60.0 * kept * kept;
     let scale = if quality < 50.0 { 50.0 / quality } else { 2.0 - quality / 50.0 };
     let steps = [LUMA, CHROMA, CHROMA].map(|table| table.map(|step| (step * scale).round().clamp(1.0, 255.0)));
     let cosines = cosines();

@@ -10,9 +10,9 @@ pub(super) fn warp(frames: &mut [Canvas], strength: f32, rng: &mut ChaCha8Rng) {
     let (across, down) = (Noise::new(rng), Noise::new(rng));
     for frame in frames {
         let side = frame.side as f32;
-        let reach = 0.06 * strength * side;
+        let reach = 0.05 * strength * side;
         *frame = Canvas::paint(frame.side, |x, y| {
-            let pull = |noise: &Noise| reach * noise.at(10.0 * x, 10.0 * y);
+            let pull = |noise: &Noise| reach * noise.at(16.0 * x, 16.0 * y);
             between(frame, x * side - 0.5 + pull(&across), y * side - 0.5 + pull(&down))
         });
     }
@@ -62,8 +62,11 @@ pub(super) fn noise(canvas: &mut Canvas, strength: f32, rng: &mut ChaCha8Rng) {
 
 /// Rounds every value to the nearest of a few levels.
 pub(super) fn banding(canvas: &mut Canvas, strength: f32) {
+    if strength <= 0.0 {
+        return;
+    }
     let kept = 1.0 - strength;
-    let step = 255.0 / (1.0 + 62.0 * kept * kept * kept);
+    let step = 255.0 / (2.0 + 30.0 * kept * kept);
     for value in canvas.pixels.iter_mut().flatten() {
         *value = (*value / step).round() * step;
     }
