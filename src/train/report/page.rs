@@ -57,7 +57,10 @@ fn tiles(name: &str, metrics: &Metrics) -> String {
     ];
     let tiles: String = figures.into_iter().map(tile).collect();
     let (name, items, prompts) = (escape(name), metrics.items, metrics.prompts);
-    format!(r#"<p class="of"><b>{name}</b> on {items} items of {prompts} prompts</p><div class="tiles">{tiles}</div>"#)
+    let plural = if prompts == 1 { "" } else { "s" };
+    format!(
+        r#"<p class="of"><b>{name}</b> on {items} items of {prompts} prompt{plural}</p><div class="tiles">{tiles}</div>"#
+    )
 }
 
 /// What the best floor reaches, and where the first system stands to it.
