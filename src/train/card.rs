@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::calibrate::Line;
 use super::ensemble::Member;
+use super::evaluate::TrackFigures;
 use super::statistics::{Figure, Metrics};
 use crate::model::{Manifest, Track};
 
@@ -16,7 +17,7 @@ pub(super) struct Card<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) members: &'a [Member],
     /// Every system's figures, floors among them.
-    pub(super) tracks: &'a [(Track, Vec<(String, Metrics)>)],
+    pub(super) tracks: &'a [TrackFigures],
     /// From z to MOS, of each track alone.
     pub(super) fits: &'a BTreeMap<Track, Line>,
     pub(super) calibration_items: usize,

@@ -117,7 +117,7 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
                 track.name(),
                 scored.failed[0].1
             );
-            report_failures(&scored.failed);
+            name_failures(&scored.failed, items.len());
             outcome
                 .failed
                 .extend(scored.failed.into_iter().map(|(index, problem)| (items[index].name.clone(), problem)));
@@ -142,6 +142,9 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One track's table: every system's name and figures.
+pub(super) type TrackFigures = (Track, Vec<(String, Metrics)>);
+
 /// The rows of the table of `bundle` on `items`, track by track: its experts together and alone, without and with
 /// test-time augmentation, with other items' prompts, and the floors.
 ///
@@ -151,7 +154,7 @@ pub(super) fn figures(
     bundle: &Bundle,
     items: &[Item],
     decoder: PathBuf,
-) -> anyhow::Result<Vec<(Track, Vec<(String, Metrics)>)>> {
+) -> anyhow::Result<Vec<TrackFigures>> {
     let mut all = Vec::new();
     for (track, items) in by_track(items) {
         if !bundle.manifest().experts.iter().any(|expert| expert.track == track) {
@@ -159,7 +162,7 @@ pub(super) fn figures(
         }
         let options = ScoringOptions { tta: true, shuffle_prompts: true, decoder: decoder.clone() };
         let scored = scoring::score(bundle, track, &items, options)?;
-        report_failures(&scored.failed);
+        name_failures(&scored.failed, items.len());
         all.push((track, TrackOutcome::new(track, items, scored.systems).rows()));
     }
     Ok(all)
@@ -172,12 +175,13 @@ fn by_track(items: &[Item]) -> Vec<(Track, Arc<Vec<Item>>)> {
     tracks.into_iter().map(|track| (track, of(track))).collect()
 }
 
-fn report_failures(failed: &[(usize, String)]) {
+/// Says on stderr which items have no score.
+fn name_failures(failed: &[(usize, String)], items: usize) {
     failed.iter().take(MOST_NAMED).for_each(|(_, problem)| eprintln!("{problem}"));
-    if let Some(more) = failed.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-        eprintln!("and {more} more");
+    if failed.len() > MOST_NAMED {
+        eprintln!("and {} more", failed.len() - MOST_NAMED);
     }
     if !failed.is_empty() {
-        eprintln!("{} items are left out", failed.len());
+        eprintln!("left out: {} of {items} items", failed.len());
     }
 }

@@ -110,7 +110,7 @@ fn what_people_see_is_a_table() {
         assert!(stdout.contains(part), "no {part} in {stdout}");
     }
     assert!(!stdout.contains("TTA"), "{stdout}");
-    assert!(stderr.contains("1.png: ") && stderr.contains("1 items are left out"), "{stderr}");
+    assert!(stderr.contains("1.png: ") && stderr.contains("left out: 1 of 24 items"), "{stderr}");
 }
 
 #[test]

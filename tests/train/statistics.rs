@@ -129,34 +129,34 @@ fn an_interval_holds_the_figure_and_is_the_same_every_time() {
     assert!((low - 0.875).abs() < 0.015 && (high - 0.927).abs() < 0.015, "{low}..{high}");
 }
 
-/// Nine copies of every item say nothing new when they share its prompt; taken for items of their own they would make
-/// the interval three times narrower.
+/// Four copies of every item say nothing new when they share its prompt; taken for items of their own they would make
+/// the interval half as wide.
 #[test]
 fn intervals_resample_prompts_not_items() {
     let case = &cases()[4];
-    let (x, y) = (case.x.repeat(9), case.y.repeat(9));
+    let (x, y) = (case.x.repeat(4), case.y.repeat(4));
     let alone = width(Metrics::new(&judged(&case.x, &case.y, 200)).plcc);
     let copies = width(Metrics::new(&judged(&x, &y, 200)).plcc);
-    let apart = width(Metrics::new(&judged(&x, &y, 1800)).plcc);
+    let apart = width(Metrics::new(&judged(&x, &y, 800)).plcc);
     assert!((copies / alone - 1.0).abs() < 1e-6, "{copies} of copies, {alone} alone");
-    assert!((alone / apart - 3.0).abs() < 0.3, "{apart} of items of their own, {alone} alone");
+    assert!((alone / apart - 2.0).abs() < 0.2, "{apart} of items of their own, {alone} alone");
     let metrics = Metrics::new(&judged(&case.x, &case.y, 1));
     assert_eq!((metrics.prompts, metrics.srcc.unwrap().interval), (1, None));
 }
 
-/// The 95 % interval of a correlation holds the truth in about 95 of 100 samples.
+/// The 95 % interval of a correlation holds the truth in about 38 of 40 samples.
 #[test]
 fn intervals_cover_the_truth() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut normal = || (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
-    let covered = (0..100).filter(|_| {
+    let covered = (0..40).filter(|_| {
         let x: Vec<f64> = (0..60).map(|_| normal()).collect();
         let y: Vec<f64> = x.iter().map(|x| 0.6 * x + 0.8 * normal()).collect();
         let [low, high] = Metrics::new(&judged(&x, &y, 60)).plcc.unwrap().interval.unwrap();
         low < 0.6 && 0.6 < high
     });
     let covered = covered.count();
-    assert!((86..=100).contains(&covered), "{covered} of 100");
+    assert!((33..=40).contains(&covered), "{covered} of 40");
 }
 
 /// A judge who only knows generators is good overall and knows nothing within one.
@@ -194,7 +194,9 @@ fn figures_are_written_and_read_as_json() {
     let case = &cases()[1];
     let metrics = Metrics::new(&judged(&case.x, &case.y, 20));
     let text = serde_json::to_string(&metrics).unwrap();
-    assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics);
+    let read: Metrics = serde_json::from_str(&text).unwrap();
+    assert!(close(Some(read.srcc.unwrap().value), metrics.srcc.unwrap().value, 1e-12));
+    assert!((width(read.srcc) - width(metrics.srcc)).abs() < 1e-12);
     let none = serde_json::to_value(Metrics::new(&[])).unwrap();
     assert!(none["srcc"].is_null() && none["items"] == 0);
 }

@@ -9,8 +9,7 @@ use super::table::{Row, Table};
 /// Reads every line; the columns are the keys of all of them.
 pub(super) fn read(text: &str) -> Table {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    let objects: Vec<(u64, Result<Map<String, Value>, String>)> =
-        lines.map(|(number, line)| (number, parse(line))).collect();
+    let objects: Vec<(u64, Result<_, String>)> = lines.map(|(number, line)| (number, parse(line))).collect();
     let keys: BTreeSet<&String> =
         objects.iter().filter_map(|(_, object)| object.as_ref().ok()).flat_map(Map::keys).collect();
     let header: Vec<String> = keys.into_iter().cloned().collect();

@@ -97,7 +97,7 @@ impl Outcome {
         let name = self.data["name"].as_str().unwrap_or_default();
         let mut facts = self.facts.clone();
         if !self.failed.is_empty() {
-            facts.push(("left out".to_owned(), format!("{} items that cannot be scored", self.failed.len())));
+            facts.push(("left out".to_owned(), format!("{} of the items, which cannot be scored", self.failed.len())));
         }
         let title = match &self.bundle {
             Some(bundle) => format!("{} on {name}", bundle["name"].as_str().unwrap_or_default()),

@@ -56,7 +56,9 @@ pub(super) fn generators(figures: &[GeneratorFigures]) -> Table {
 
 /// All columns but the first.
 fn right_aligned(mut table: Table) -> Table {
-    table.column_iter_mut().skip(1).for_each(|column| _ = column.set_cell_alignment(CellAlignment::Right));
+    table.column_iter_mut().skip(1).for_each(|column| {
+        column.set_cell_alignment(CellAlignment::Right);
+    });
     table
 }
 

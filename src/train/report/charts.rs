@@ -59,14 +59,15 @@ pub(super) fn is_floor(name: &str) -> bool {
 pub(super) fn scatter(judged: &[Judged], curve: Option<Logistic>) -> (String, Option<usize>) {
     let x = Axis::around(judged.iter().map(|item| item.predicted));
     let y = Axis::around(judged.iter().map(|item| item.mos));
-    let (low, high) = (x.low, x.high);
+    let (low, high, opinions) = (x.low, x.high, y.low..=y.high);
     let mut plot = Plot::new((520.0, 420.0), (x, "predicted"), (y, "MOS"));
     let step = judged.len().div_ceil(MOST_DOTS).max(1);
     let dots: Vec<_> = judged.iter().step_by(step).map(|item| (item.predicted, item.mos)).collect();
     plot.dots("point c0", &dots);
     if let Some(curve) = curve {
         let line = (0..=100).map(|i| low + (high - low) * f64::from(i) / 100.0);
-        plot.line("line c1", &line.map(|x| (x, curve.apply(x))).collect::<Vec<_>>());
+        let inside = line.map(|x| (x, curve.apply(x))).filter(|(_, y)| opinions.contains(y));
+        plot.line("line c1", &inside.collect::<Vec<_>>());
     }
     (plot.finish("MOS over predictions"), (step > 1).then_some(dots.len()))
 }

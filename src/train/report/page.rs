@@ -32,7 +32,7 @@ fn section(section: &Section, thumbnails: &mut Thumbnails) -> String {
     let mut html = format!("<section><h2>{}</h2>", escape(&section.title));
     if let Some((name, metrics)) = section.rows.first() {
         html += &tiles(name, metrics);
-        html += &floor_line(metrics, &section.rows);
+        html += &floor_line(name, metrics, &section.rows);
         html += &figure("Every system", &charts::ranking(&section.rows), "");
         html += &table(&section.rows);
     }
@@ -57,37 +57,31 @@ fn tiles(name: &str, metrics: &Metrics) -> String {
     ];
     let tiles: String = figures.into_iter().map(tile).collect();
     let (name, items, prompts) = (escape(name), metrics.items, metrics.prompts);
-    format!(r#"<p class="of"><b>{name}</b> on {items} items of {prompts} prompts</p><div class="tiles">{tiles}</div>"#)
+    let plural = if prompts == 1 { "" } else { "s" };
+    format!(
+        r#"<p class="of"><b>{name}</b> on {items} items of {prompts} prompt{plural}</p><div class="tiles">{tiles}</div>"#
+    )
 }
 
-/// What the best floor reaches.
-fn floor_line(metrics: &Metrics, rows: &[(String, Metrics)]) -> String {
+/// What the best floor reaches, and where the first system stands to it.
+fn floor_line(own_name: &str, metrics: &Metrics, rows: &[(String, Metrics)]) -> String {
     let floors = rows.iter().filter(|(name, _)| is_floor(name));
     let best =
         floors.filter_map(|(name, metrics)| Some((name, metrics.srcc?.value))).max_by(|a, b| a.1.total_cmp(&b.1));
     let Some(((name, floor), own)) = best.zip(metrics.srcc) else { return String::new() };
+    let own_name = escape(own_name);
     let what = escape(name.trim_start_matches("floor: "));
     let difference = own.value - floor;
-    let verdict = if difference > 0.0 { "above" } else { "not above" };
+    let side = if difference < 0.0 { "below" } else { "above" };
+    let difference = difference.abs();
     format!(
-        r#"<p class="floor-line">Without looking at a pixel, the best floor ({what}) reaches SRCC {floor:.3}. This is {} {verdict} it.</p>"#,
-        format_args!("{:.3}", difference.abs()),
+        r#"<p class="floor-line">Without looking at a pixel, the best floor ({what}) reaches SRCC {floor:.3}: {own_name} is {difference:.3} {side} it.</p>"#
     )
 }
 
 fn table(rows: &[(String, Metrics)]) -> String {
-    let titles = [
-        "SRCC",
-        "PLCC",
-        "PLCC fitted",
-        "KRCC",
-        "RMSE",
-        "RMSE fitted",
-        "main",
-        "SRCC within generator",
-        "items",
-        "prompts",
-    ];
+    let titles =
+        ["SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE", "RMSE fitted", "main", "SRCC within generator", "items"];
     let head: String = titles.iter().map(|title| format!("<th>{title}</th>")).collect();
     let row = |(name, metrics): &(String, Metrics)| {
         let figures = [
@@ -102,8 +96,8 @@ fn table(rows: &[(String, Metrics)]) -> String {
         ];
         let cells: String = figures.into_iter().map(cell).collect();
         let class = if is_floor(name) { r#" class="floor""# } else { "" };
-        let (name, items, prompts) = (escape(name), metrics.items, metrics.prompts);
-        format!("<tr{class}><th>{name}</th>{cells}<td>{items}</td><td>{prompts}</td></tr>")
+        let (name, items) = (escape(name), metrics.items);
+        format!("<tr{class}><th>{name}</th>{cells}<td>{items}</td></tr>")
     };
     let rows: String = rows.iter().map(row).collect();
     format!(
@@ -148,10 +142,10 @@ fn judged(section: &Section, thumbnails: &mut Thumbnails) -> String {
         if left_out > 0 {
             note += &format!(" {left_out} generators with fewer items are left out.");
         }
-        html += &figure("Residuals by generator", &boxes, &note);
+        let (residuals, table) = (figure("Residuals by generator", &boxes, &note), generators(&by_generator(judged)));
+        html += &format!("<div>{residuals}{table}</div>");
     }
     html += "</div>";
-    html += &generators(&by_generator(judged));
 
     let mut worst: Vec<&Judged> = judged.iter().collect();
     worst.sort_by(|a, b| residual(b).abs().total_cmp(&residual(a).abs()));
@@ -163,11 +157,8 @@ fn judged(section: &Section, thumbnails: &mut Thumbnails) -> String {
         + "</div>"
 }
 
-/// How the generators fare; nothing where no item names one.
+/// How the generators fare.
 fn generators(figures: &[GeneratorFigures]) -> String {
-    if figures.is_empty() {
-        return String::new();
-    }
     let row = |figures: &GeneratorFigures| {
         let GeneratorFigures { generator, items, mos, predicted, srcc } = figures;
         let srcc = srcc.map_or("–".to_owned(), |srcc| format!("{srcc:.3}"));

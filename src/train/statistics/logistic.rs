@@ -35,11 +35,18 @@ impl Logistic {
         let (least, most) = y.iter().fold((f64::MAX, f64::MIN), |(low, high), &y| (low.min(y), high.max(y)));
         let falls = super::plcc(x, y).is_some_and(|plcc| plcc < 0.0);
         let (low, high) = if falls { (most, least) } else { (least, most) };
-        Self { high, low, centre: mean, width: deviation }.refit(x, y, &vec![1.0; x.len()])
+        let start = Self { high, low, centre: mean, width: deviation };
+        start.search(x, y, &vec![1.0; x.len()], LevenbergMarquardt::new().with_patience(100))
     }
 
-    /// The same search from this curve, where pair i is there `weights[i]` times.
+    /// A search from this curve, where pair i is there `weights[i]` times: at most some 20 steps, since a resample's
+    /// curve is near that of all items, and intervals are no finer than that.
     pub(super) fn refit(self, x: &[f64], y: &[f64], weights: &[f64]) -> Option<Self> {
+        let search = LevenbergMarquardt::new().with_ftol(1e-6).with_xtol(1e-6).with_gtol(1e-6).with_patience(4);
+        self.search(x, y, weights, search)
+    }
+
+    fn search(self, x: &[f64], y: &[f64], weights: &[f64], search: LevenbergMarquardt<f64>) -> Option<Self> {
         // In units of the slope and of the range every parameter is of order one, whatever the scales.
         let range = if self.high == self.low { 1.0 } else { self.high - self.low };
         let problem = Problem {
@@ -48,7 +55,7 @@ impl Logistic {
             roots: weights.iter().map(|weight| weight.sqrt()).collect(),
             parameters: Vector4::new(1.0, 0.0, 0.0, 1.0),
         };
-        let (problem, _) = LevenbergMarquardt::new().with_patience(100).minimize(problem);
+        let (problem, _) = search.minimize(problem);
         // The search also ends without a minimum: a straight line is a curve of limits infinitely far away. What it has
         // found by then fits as well as makes no difference.
         let [high, low, centre, width] = problem.parameters.into();

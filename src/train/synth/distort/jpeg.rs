@@ -58,10 +58,11 @@ pub(super) fn lose(canvas: &mut Canvas, strength: f32) {
             coefficients.iter_mut().zip(steps).for_each(|(value, step)| *value = (*value / step).round() * step);
             *plane = restore(&cosines, &coefficients);
         }
-        for i in 0..AREA {
+        let [luma, blue, red] = planes;
+        for (i, ((luma, blue), red)) in luma.into_iter().zip(blue).zip(red).enumerate() {
             let (x, y) = (left + i % BLOCK, top + i / BLOCK);
             if x < side && y < side {
-                canvas.pixels[y * side + x] = to_rgb([planes[0][i], planes[1][i], planes[2][i]]);
+                canvas.pixels[y * side + x] = to_rgb([luma, blue, red]);
             }
         }
     }
