@@ -42,7 +42,7 @@ learn() {
 }
 
 say "rendering data; no prompt of the test part is in the training part"
-once "$work/data/train" data train --part train --seed 1 --images 8000 --videos 1600
+once "$work/data/train" data train --part train --seed 1 --images 24000 --videos 4800
 once "$work/data/test" data test --part test --seed 2 --images 1000 --videos 400
 mkdir -p "$work/photographs"
 cp -L .samples/*.png .samples/*.jpg "$work/photographs"

@@ -28,13 +28,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Prompts that the text towers learn from.
-    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, value_name = "N", default_value_t = 48000, value_parser = clap::value_parser!(u32).range(64..))]
     pub prompts: u32,
     /// Pictures that the backbones learn from, all of them in memory.
-    #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, value_name = "N", default_value_t = 24000, value_parser = clap::value_parser!(u32).range(64..))]
     pub pictures: u32,
     /// Passes over the prompts, and over the pictures.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
     /// Directory of the bundle to write.
     #[arg(long, value_name = "DIR")]
