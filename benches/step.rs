@@ -42,8 +42,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..))]
     threads: i32,
     /// Steps that are measured, after one that is not.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(usize).range(1..))]
-    steps: usize,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,

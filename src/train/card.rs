@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::calibrate::Line;
 use super::ensemble::Member;
 use super::evaluate::TrackFigures;
-use super::statistics::{Figure, Metrics};
+use super::statistics::Figure;
 use crate::model::{Manifest, Track};
 
 /// Its file in the bundle, which the server leaves aside.

@@ -150,11 +150,7 @@ pub(super) type TrackFigures = (Track, Vec<(String, Metrics)>);
 ///
 /// # Errors
 /// A bundle or items that cannot be used.
-pub(super) fn figures(
-    bundle: &Bundle,
-    items: &[Item],
-    decoder: PathBuf,
-) -> anyhow::Result<Vec<TrackFigures>> {
+pub(super) fn figures(bundle: &Bundle, items: &[Item], decoder: PathBuf) -> anyhow::Result<Vec<TrackFigures>> {
     let mut all = Vec::new();
     for (track, items) in by_track(items) {
         if !bundle.manifest().experts.iter().any(|expert| expert.track == track) {

@@ -119,7 +119,10 @@ fn agiqa_3k() {
     assert!(refusal.contains("no column `mos_beauty`") && refusal.contains("mos_quality, std_quality"), "{refusal}");
 }
 
-const TABLE: [(&str, &str, Option<f64>, Option<&str>, Option<&str>); 3] = [
+/// Path, prompt, MOS, generator and group.
+type Listed = (&'static str, &'static str, Option<f64>, Option<&'static str>, Option<&'static str>);
+
+const TABLE: [Listed; 3] = [
     ("images/a.png", "a cat", Some(3.25), Some("one"), Some("x")),
     ("images/b.png", "a \"dog\", running", None, Some("two"), None),
     ("clips/c.avi", "ein Fuchs läuft", Some(-1.5), None, Some("x")),
