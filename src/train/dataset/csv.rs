@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn lines_are_counted_over_breaks_of_all_kinds() {
-        let text = "path,prompt\r\n\r\n\n a.png , \"two\r\nlines\" \r\nb.png,\"say \"\"hi\"\"\"\n";
+        let text = "path,prompt\r\n\r\n\n a.png ,\"two\r\nlines\"\r\nb.png,\"say \"\"hi\"\"\"\n";
         let expected =
             [good(1, &["path", "prompt"]), good(4, &["a.png", "two\r\nlines"]), good(6, &["b.png", "say \"hi\""])];
         assert_eq!(rows(text), expected);

@@ -1,6 +1,6 @@
 //! Parquet lists: flat columns, compressed or not.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -9,6 +9,11 @@ use super::table::{Row, Table};
 
 /// Reads every row; a group of rows that is damaged costs its rows. Rows count as lines.
 pub(super) fn read(bytes: Vec<u8>) -> anyhow::Result<Table> {
+    // The library panics over some damaged numbers (negative places of columns) instead of refusing them.
+    std::panic::catch_unwind(|| read_whole(bytes)).unwrap_or_else(|_| bail!("is a damaged Parquet file"))
+}
+
+fn read_whole(bytes: Vec<u8>) -> anyhow::Result<Table> {
     let reader = SerializedFileReader::new(Bytes::from(bytes)).context("is no Parquet file")?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let header = schema.root_schema().get_fields().iter().map(|column| column.name().to_owned()).collect();
