@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::calibrate::Line;
 use super::ensemble::Member;
 use super::evaluate::TrackFigures;
-use super::statistics::Figure;
+use super::statistics::{Figure, Metrics};
 use crate::model::{Manifest, Track};
 
 /// Its file in the bundle, which the server leaves aside.
@@ -124,19 +124,10 @@ impl Card<'_> {
             let items = rows.first().map_or(0, |(_, metrics)| metrics.items);
             let prompts = rows.first().map_or(0, |(_, metrics)| metrics.prompts);
             writeln!(text, "### {}: {items} items, {prompts} prompts\n", title(*track))?;
-            writeln!(text, "| system | SRCC | PLCC | PLCC fitted | KRCC | RMSE | main | SRCC within generator |")?;
-            writeln!(text, "|---|---|---|---|---|---|---|---|")?;
+            writeln!(text, "| system | {} |", Metrics::TITLES.join(" | "))?;
+            writeln!(text, "|---|{}", "---|".repeat(Metrics::TITLES.len()))?;
             for (name, metrics) in rows {
-                let figures = [
-                    metrics.srcc,
-                    metrics.plcc,
-                    metrics.plcc_fitted,
-                    metrics.krcc,
-                    metrics.rmse,
-                    metrics.main,
-                    metrics.srcc_within_generator,
-                ];
-                let cells: Vec<String> = figures.into_iter().map(shown).collect();
+                let cells = metrics.figures().map(shown);
                 writeln!(text, "| {name} | {} |", cells.join(" | "))?;
             }
             writeln!(text)?;

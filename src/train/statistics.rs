@@ -76,6 +76,26 @@ pub struct Metrics {
     pub srcc_within_generator: Option<Figure>,
 }
 
+impl Metrics {
+    /// Titles of the figures, in the order of all tables.
+    pub const TITLES: [&str; 8] =
+        ["SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE", "RMSE fitted", "main", "SRCC within generator"];
+
+    /// The figures that [`TITLES`](Self::TITLES) name.
+    pub fn figures(&self) -> [Option<Figure>; Self::TITLES.len()] {
+        [
+            self.srcc,
+            self.plcc,
+            self.plcc_fitted,
+            self.krcc,
+            self.rmse,
+            self.rmse_fitted,
+            self.main,
+            self.srcc_within_generator,
+        ]
+    }
+}
+
 /// Fewest items of a generator whose SRCC counts.
 pub const MIN_GENERATOR_ITEMS: usize = 5;
 

@@ -7,31 +7,15 @@ use crate::train::statistics::{Figure, GeneratorFigures, Metrics};
 /// A row for each system: every figure with its interval below it.
 pub fn table(rows: &[(String, Metrics)]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header([
-        "",
-        "SRCC",
-        "PLCC",
-        "PLCC\nfitted",
-        "KRCC",
-        "RMSE",
-        "RMSE\nfitted",
-        "main",
-        "SRCC within\ngenerator",
-        "items",
-    ]);
+    // The last word of a long title goes below the others.
+    let titles = Metrics::TITLES.iter().map(|title| title.rsplitn(2, ' ').collect::<Vec<_>>());
+    let mut header = vec![String::new()];
+    header.extend(titles.map(|words| words.into_iter().rev().collect::<Vec<_>>().join("\n")));
+    header.push("items".to_owned());
+    table.load_style(presets::NOTHING).set_header(header);
     for (name, metrics) in rows {
-        let figures = [
-            metrics.srcc,
-            metrics.plcc,
-            metrics.plcc_fitted,
-            metrics.krcc,
-            metrics.rmse,
-            metrics.rmse_fitted,
-            metrics.main,
-            metrics.srcc_within_generator,
-        ];
         let mut cells = vec![Cell::new(name)];
-        cells.extend(figures.into_iter().map(|figure| Cell::new(text(figure))));
+        cells.extend(metrics.figures().map(|figure| Cell::new(text(figure))));
         cells.push(Cell::new(metrics.items));
         table.add_row(cells);
     }

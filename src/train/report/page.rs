@@ -80,21 +80,9 @@ fn floor_line(own_name: &str, metrics: &Metrics, rows: &[(String, Metrics)]) -> 
 }
 
 fn table(rows: &[(String, Metrics)]) -> String {
-    let titles =
-        ["SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE", "RMSE fitted", "main", "SRCC within generator", "items"];
-    let head: String = titles.iter().map(|title| format!("<th>{title}</th>")).collect();
+    let head: String = Metrics::TITLES.iter().chain(&["items"]).map(|title| format!("<th>{title}</th>")).collect();
     let row = |(name, metrics): &(String, Metrics)| {
-        let figures = [
-            metrics.srcc,
-            metrics.plcc,
-            metrics.plcc_fitted,
-            metrics.krcc,
-            metrics.rmse,
-            metrics.rmse_fitted,
-            metrics.main,
-            metrics.srcc_within_generator,
-        ];
-        let cells: String = figures.into_iter().map(cell).collect();
+        let cells: String = metrics.figures().map(cell).concat();
         let class = if is_floor(name) { r#" class="floor""# } else { "" };
         let (name, items) = (escape(name), metrics.items);
         format!("<tr{class}><th>{name}</th>{cells}<td>{items}</td></tr>")
