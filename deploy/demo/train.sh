@@ -42,21 +42,21 @@ learn() {
 }
 
 say "rendering data; no prompt of the test part is in the training part"
-once "$work/data/train" data train --part train --seed 1 --images 24000 --videos 4800
-once "$work/data/test" data test --part test --seed 2 --images 1000 --videos 400
+once "$work/data/train" data train --part train --seed 1 --images 80000 --videos 9600
+once "$work/data/test" data test --part test --seed 2 --images 2000 --videos 600
 mkdir -p "$work/photographs"
 cp -L .samples/*.png .samples/*.jpg "$work/photographs"
 once "$work/data/photographs" data photographs --photographs "$work/photographs"
 
-say "pretraining text towers and backbones"
+say "pretraining text towers, backbones and heads"
 once "$work/untrained" pcqa-train init --preset tiny --seed 1 --out "$work/untrained" >/dev/null
 once "$work/start" pcqa-train pretrain --bundle "$work/untrained" --seed 1 --out "$work/start" >/dev/null
 
 say "training experts; $work/logs says how they are doing"
 cp deploy/demo/image.toml deploy/demo/video.toml "$work"
-learn image_convnext image_efficientvit &
+learn image_convnext image_efficientvit image_eva02 &
 lane=$!
-learn video_convnext video_efficientvit image_eva02
+learn video_convnext video_efficientvit
 wait "$lane"
 
 say "calibrating on what was held out, and judging on the test part"

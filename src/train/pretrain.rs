@@ -1,12 +1,13 @@
 //! `pcqa-train pretrain`: what CLIP's and ImageNet's pretraining are to full-size networks, for those that nobody has
-//! trained. Text towers learn to tell what prompts ask for, backbones what scenes show and how they are broken, both
-//! from synthetic scenes that are made on the spot and never from a MOS.
+//! trained. Text towers learn to tell what prompts ask for, backbones what scenes show and how they are broken, heads
+//! how well the two match; all from synthetic scenes that are made on the spot and never from a MOS.
 
+mod heads;
 mod probe;
 mod text;
 mod vision;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::bundle::seal;
 use super::staging::Staging;
+use super::synth::lessons;
 use super::trial;
+use self::text::Towers;
 use crate::model::{Bundle, FileDigest, Manifest};
 
 /// What `pcqa-train pretrain` is told.
@@ -28,13 +31,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Prompts that the text towers learn from.
-    #[arg(long, value_name = "N", default_value_t = 48000, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, value_name = "N", default_value_t = 96000, value_parser = clap::value_parser!(u32).range(64..))]
     pub prompts: u32,
-    /// Pictures that the backbones learn from, all of them in memory.
-    #[arg(long, value_name = "N", default_value_t = 24000, value_parser = clap::value_parser!(u32).range(64..))]
+    /// Pictures that the backbones and the heads learn from, all of them in memory.
+    #[arg(long, value_name = "N", default_value_t = 32000, value_parser = clap::value_parser!(u32).range(64..))]
     pub pictures: u32,
     /// Passes over the prompts, and over the pictures.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
     /// Directory of the bundle to write.
     #[arg(long, value_name = "DIR")]
@@ -44,8 +47,8 @@ pub struct Arguments {
     pub force: bool,
 }
 
-/// Writes the bundle `arguments.bundle` with pretrained text towers and backbones to `arguments.out`, which appears
-/// only once it is complete. Its heads are as they were, and its calibration with them.
+/// Writes the bundle `arguments.bundle` with pretrained networks to `arguments.out`, which appears only once it is
+/// complete. Its calibration is as it was: that of other networks.
 ///
 /// # Errors
 ///
@@ -54,13 +57,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Bundle> {
     let Arguments { bundle, seed, out, force, .. } = arguments;
     let bundle = Bundle::open(bundle).with_context(|| bundle.display().to_string())?;
     let staging = Staging::new(out, *force)?;
-    let mut files = text::pretrain(&bundle, arguments)?;
-    files.extend(vision::pretrain(&bundle, arguments)?);
+    let sides: BTreeSet<u32> = bundle.manifest().experts.iter().map(|expert| expert.input_size).collect();
+    let pictures = sides.into_iter().map(|side| (side, lessons(*seed, arguments.pictures, side))).collect();
+    let towers = Towers::pretrain(&bundle, arguments)?;
+    let mut files = vision::pretrain(&bundle, arguments, &pictures)?;
+    files.extend(heads::pretrain(&bundle, *seed, &towers, &pictures, &files)?);
+    files.extend(towers.files()?);
 
     let mut manifest = bundle.manifest().clone();
     manifest.version = format!("{}-pretrained", manifest.version);
     manifest.provenance = format!(
-        "{} Text towers and backbones pretrained on synthetic scenes by `pcqa-train pretrain --seed {seed}`.",
+        "{} Pretrained on synthetic scenes by `pcqa-train pretrain --seed {seed}`.",
         manifest.provenance
     );
     write(&bundle, &mut manifest, &files, staging.path())?;

@@ -35,6 +35,11 @@ impl Schedule {
         schedule
     }
 
+    /// Passes over the items.
+    pub fn epochs(&self) -> u32 {
+        self.epochs
+    }
+
     /// Steps of one epoch. Items that do not fill a batch sit the epoch out, others in the next; fewer than one batch
     /// make a smaller one.
     pub fn steps_per_epoch(&self) -> u64 {

@@ -71,7 +71,7 @@ const DEMO: Sizes = Sizes {
     mos: (3.0, 0.7),
 };
 
-const TINY: Sizes = Sizes { side: 56, backbone: Architecture::tiny, ..DEMO };
+const TINY: Sizes = Sizes { side: 56, backbone: Architecture::tiny, latent: 96, hidden: 256, ..DEMO };
 
 const FULL: Sizes = Sizes {
     side: 448,

@@ -1,4 +1,5 @@
-//! Learning to tell: a linear layer reads known numbers off a network's embeddings, and both learn by its errors.
+//! Learning to tell: a linear layer reads known numbers off a network's embeddings, and both learn by its errors. And
+//! the loop of steps that all pretraining is.
 
 use anyhow::ensure;
 use rand::Rng;
@@ -53,40 +54,44 @@ impl Probe {
         Ok(errors.f_mul(&self.weights)?.f_sum(Kind::Float)?.f_div_scalar(items.len() as f64)?)
     }
 
-    /// Teaches `networks`, whose embeddings of items `embed` gives, by `schedule`. Returns the mean loss of the last
-    /// epoch: the share of the numbers' variance that cannot be read off.
+    /// Teaches `networks`, whose embeddings of items `embed` gives, by `schedule`.
     pub(super) fn teach(
         &self,
         message: &'static str,
         networks: &[&Parameters],
         schedule: &Schedule,
-        epochs: u32,
         mut embed: impl FnMut(&[usize]) -> anyhow::Result<Tensor>,
-    ) -> anyhow::Result<f64> {
-        let numbered = networks.iter().copied().chain([&self.layer]).enumerate();
-        let all = numbered.flat_map(|(number, network)| {
-            network.learnable().map(move |(key, tensor)| (format!("{number}.{key}"), tensor.shallow_clone()))
-        });
-        let mut optimiser = AdamW::new(all, Options::default())?;
-        let bar = progress::count(message, schedule.steps());
-        let mut mean = f64::NAN;
-        for epoch in 0..epochs {
-            let batches = schedule.batches(epoch);
-            let count = batches.len() as f64;
-            let mut sum = 0.0;
-            for batch in batches {
-                let loss = self.loss(&embed(&batch)?, &batch)?;
-                optimiser.backward(&loss)?;
-                let norm = optimiser.gradient_norm()?;
-                ensure!(norm.is_finite(), "{message}: the gradient is no number after {} steps", bar.position());
-                optimiser.step(schedule.learning_rate(bar.position()), clipping(norm, 1.0))?;
-                sum += f64::try_from(&loss)?;
-                bar.inc(1);
-            }
-            mean = sum / count;
-        }
-        bar.finish_and_clear();
-        eprintln!("{message}: {:.1} % of the variance is left", 100.0 * mean);
-        Ok(mean)
+    ) -> anyhow::Result<()> {
+        let all: Vec<&Parameters> = networks.iter().copied().chain([&self.layer]).collect();
+        learn(message, &all, schedule, |batch| self.loss(&embed(batch)?, batch))
     }
+}
+
+/// Lets `networks` learn from the `loss` of batches by `schedule`, and says what the mean loss over the last tenth of
+/// all steps was: the loss being a share of the variance of something, what they cannot tell of it.
+pub(super) fn learn(
+    message: &'static str,
+    networks: &[&Parameters],
+    schedule: &Schedule,
+    mut loss: impl FnMut(&[usize]) -> anyhow::Result<Tensor>,
+) -> anyhow::Result<()> {
+    let all = networks.iter().enumerate().flat_map(|(number, network)| {
+        network.learnable().map(move |(key, tensor)| (format!("{number}.{key}"), tensor.shallow_clone()))
+    });
+    let mut optimiser = AdamW::new(all, Options::default())?;
+    let bar = progress::count(message, schedule.steps());
+    let mut losses = Vec::new();
+    for batch in (0..schedule.epochs()).flat_map(|epoch| schedule.batches(epoch)) {
+        let loss = loss(&batch)?;
+        optimiser.backward(&loss)?;
+        let norm = optimiser.gradient_norm()?;
+        ensure!(norm.is_finite(), "{message}: the gradient is no number after {} steps", bar.position());
+        optimiser.step(schedule.learning_rate(bar.position()), clipping(norm, 1.0))?;
+        losses.push(f64::try_from(&loss)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+    eprintln!("{message}: {:.1} % of the variance is left", 100.0 * last.iter().sum::<f64>() / last.len() as f64);
+    Ok(())
 }

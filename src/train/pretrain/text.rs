@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Arguments;
 use super::probe::Probe;
-use crate::model::{Bundle, Parameters, TextTower};
+use crate::model::{Bundle, Parameters, TextSpec, TextTower, unit_length};
 use crate::text::TokenIds;
 use crate::train::config::Recipe;
 use crate::train::schedule::Schedule;
@@ -18,38 +18,50 @@ use crate::train::synth::Part;
 use crate::train::synth::scene::{Scene, TRAITS};
 use crate::train::trial;
 
-/// New contents of the towers' files.
-pub(super) fn pretrain(bundle: &Bundle, arguments: &Arguments) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-    let Arguments { seed, prompts, epochs, .. } = *arguments;
-    let text = &bundle.manifest().text;
-    let (prompts, traits) = draw(bundle, prompts, seed)?;
-    let towers: Vec<Parameters> = text
-        .towers
-        .iter()
-        .map(|spec| {
-            let file = bundle.file(&spec.weights)?;
-            Ok(Parameters::read(&spec.weights, file.bytes(), Device::Cpu)?)
-        })
-        .collect::<anyhow::Result<_>>()?;
+/// All text towers of a bundle, side by side as an ensemble has them.
+pub(super) struct Towers<'a> {
+    text: &'a TextSpec,
+    parameters: Vec<Parameters>,
+}
 
-    let embed = |items: &[usize]| -> anyhow::Result<Tensor> {
-        let prompts = items.iter().map(|&item| prompts.get(item)).collect::<Option<Vec<_>>>();
-        let prompts = prompts.context("a prompt is missing")?;
+impl<'a> Towers<'a> {
+    /// The towers of `bundle`, taught with what `arguments` say.
+    pub(super) fn pretrain(bundle: &'a Bundle, arguments: &Arguments) -> anyhow::Result<Self> {
+        let Arguments { seed, prompts, epochs, .. } = *arguments;
+        let text = &bundle.manifest().text;
+        let (prompts, traits) = draw(bundle, prompts, seed)?;
+        let read = |name: &String| anyhow::Ok(Parameters::read(name, bundle.file(name)?.bytes(), Device::Cpu)?);
+        let parameters = text.towers.iter().map(|spec| read(&spec.weights)).collect::<anyhow::Result<_>>()?;
+        let towers = Self { text, parameters };
+
+        let embed = |items: &[usize]| {
+            let prompts = items.iter().map(|&item| prompts.get(item)).collect::<Option<Vec<_>>>();
+            towers.embed(&prompts.context("a prompt is missing")?)
+        };
+        let width = embed(&[0])?.size2()?.1;
+        let recipe = Recipe { epochs, batch: 64, learning_rate: 3e-3, ..Recipe::default() };
+        let schedule = Schedule::new((0..prompts.len()).collect(), &recipe, seed);
+        let probe = Probe::new(width, &traits, &[1.0; TRAITS], seed)?;
+        probe.teach("text towers", &towers.parameters.iter().collect::<Vec<_>>(), &schedule, embed)?;
+        Ok(towers)
+    }
+
+    /// `[B, D]`, one row a prompt.
+    pub(super) fn embed(&self, prompts: &[&TokenIds]) -> anyhow::Result<Tensor> {
         let mut parts = Vec::new();
-        for (spec, parameters) in text.towers.iter().zip(&towers) {
+        for (spec, parameters) in self.text.towers.iter().zip(&self.parameters) {
             let tower = TextTower::load(spec, parameters.weights(Kind::Float))?;
-            let part = tower.forward(&prompts)?;
-            parts.push(if text.l2_norm { normalised(&part)? } else { part });
+            let part = tower.forward(prompts)?;
+            parts.push(if self.text.l2_norm { unit_length(&part)? } else { part });
         }
         Ok(Tensor::f_cat(&parts, 1)?)
-    };
-    let width = embed(&[0])?.size2()?.1;
-    let recipe = Recipe { epochs, batch: 64, learning_rate: 3e-3, ..Recipe::default() };
-    let schedule = Schedule::new((0..prompts.len()).collect(), &recipe, seed);
-    let probe = Probe::new(width, &traits, &[1.0; TRAITS], seed)?;
-    probe.teach("text towers", &towers.iter().collect::<Vec<_>>(), &schedule, epochs, embed)?;
-    let names = text.towers.iter().map(|spec| spec.weights.clone());
-    names.zip(&towers).map(|(name, tower)| Ok((name, in_half(&tower.serialise()?)?))).collect()
+    }
+
+    /// Contents of their files.
+    pub(super) fn files(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let names = self.text.towers.iter().map(|spec| spec.weights.clone());
+        names.zip(&self.parameters).map(|(name, tower)| Ok((name, in_half(&tower.serialise()?)?))).collect()
+    }
 }
 
 /// Prompts of the part that may be learnt from, of pictures and of clips in turn, and what they ask for.
@@ -77,10 +89,4 @@ fn in_half(file: &[u8]) -> anyhow::Result<Vec<u8>> {
     let stored: Vec<_> = tensors.iter().map(|(key, view)| (key, view.shape().to_vec(), halved(&view))).collect();
     let views = stored.iter().map(|(key, shape, bytes)| Ok((*key, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
     Ok(safetensors::serialize(views.collect::<Result<Vec<_>, SafeTensorError>>()?, None)?)
-}
-
-/// Rows of length 1, as the ensemble makes them.
-fn normalised(rows: &Tensor) -> anyhow::Result<Tensor> {
-    let lengths = rows.f_norm_scalaropt_dim(2.0, [1].as_slice(), true)?.f_clamp_min(1e-12)?;
-    Ok(rows.f_div(&lengths)?)
 }

@@ -15,17 +15,20 @@ use crate::train::initial::redrawn;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
 use crate::train::synth::scene::TRAITS;
-use crate::train::synth::{Lesson, lessons};
+use crate::train::synth::Lesson;
 
 /// Distortions are harder to see than colours and half of what a MOS is made of.
 const DISTORTION_WEIGHT: f32 = 4.0;
 
 /// New contents of the backbones' files. Experts with backbones alike start alike: each kind learns once, from pictures,
-/// for the image track and the video track.
-pub(super) fn pretrain(bundle: &Bundle, arguments: &Arguments) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+/// for the image track and the video track. `pictures` are those of every side.
+pub(super) fn pretrain(
+    bundle: &Bundle,
+    arguments: &Arguments,
+    pictures: &BTreeMap<u32, Vec<Lesson>>,
+) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     let mut learnt: Vec<(&ExpertSpec, u64, Vec<u8>)> = Vec::new();
-    let mut pictures: BTreeMap<u32, Vec<Lesson>> = BTreeMap::new();
     for spec in &bundle.manifest().experts {
         let file = bundle.file(&spec.backbone.weights)?;
         let length = file.bytes().len() as u64;
@@ -36,9 +39,7 @@ pub(super) fn pretrain(bundle: &Bundle, arguments: &Arguments) -> anyhow::Result
             files.insert(spec.backbone.weights.clone(), bytes.clone());
             continue;
         }
-        let pictures = pictures
-            .entry(spec.input_size)
-            .or_insert_with(|| lessons(arguments.seed, arguments.pictures, spec.input_size));
+        let pictures = pictures.get(&spec.input_size).context("there are pictures of every side")?;
         // Made-up weights are spread so that every one of them shows in a score, not so that they learn well.
         let shapes = Parameters::read(&spec.backbone.weights, file.bytes(), Device::Cpu)?;
         let parameters = redrawn(&shapes, &spec.name, arguments.seed)?;
@@ -68,12 +69,12 @@ fn teach(
     let schedule = Schedule::new((0..pictures.len()).collect(), &recipe, seed);
     let count = numbers.first().map_or(0, Vec::len);
     let weights: Vec<f32> = (0..count).map(|number| if number < TRAITS { 1.0 } else { DISTORTION_WEIGHT }).collect();
-    Probe::new(width, &numbers, &weights, seed)?.teach("backbone", &[&parameters], &schedule, epochs, embed)?;
+    Probe::new(width, &numbers, &weights, seed)?.teach("backbone", &[&parameters], &schedule, embed)?;
     Ok(parameters.serialise()?)
 }
 
 /// `[B, 3, S, S]`, normalised as the backbone wants it.
-fn frames(spec: &ExpertSpec, pictures: &[Lesson], items: &[usize]) -> anyhow::Result<Tensor> {
+pub(super) fn frames(spec: &ExpertSpec, pictures: &[Lesson], items: &[usize]) -> anyhow::Result<Tensor> {
     let pictures = items.iter().map(|&item| pictures.get(item)).collect::<Option<Vec<_>>>();
     let rgb: Vec<u8> =
         pictures.context("a picture is missing")?.iter().flat_map(|picture| picture.rgb.iter().copied()).collect();

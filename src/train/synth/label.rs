@@ -16,11 +16,11 @@ and the truth behind the MOS: quality, match, distortions with their strengths, 
 
 A distortion's strength s is from 0 (nothing changes) to 1:
 
-    warp      pixels pulled by smooth noise, 16 cells across, by up to 6 % of the side times s
-    blur      Gaussian, sigma 4 % of the side times s
+    warp      pixels pulled by smooth noise, 16 cells across, by up to 10 % of the side times s
+    blur      Gaussian, sigma 5 % of the side times s
     noise     on every value of every frame, standard deviation 90 levels times s
-    banding   2 + 14 (1 - s)^2 steps from black to white, at s above 0
-    jpeg      the loss of JPEG at quality 3 + 30 (1 - s)^2, without subsampling, at s above 0
+    banding   2 + 10 (1 - s)^2 steps from black to white, at s above 0
+    jpeg      the loss of JPEG at quality 2 + 24 (1 - s)^2, without subsampling, at s above 0
     flicker   every frame of a clip brighter or darker by up to 60 % times s
     drops     every frame of a clip repeats the one before with probability 0.8 s
 

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use super::Part;
 use super::distort::Distortion;
 use super::item::render;
-use super::label::GENERATORS;
+use super::label::{GENERATORS, Outcome};
 use super::scene::Scene;
 use crate::train::seed::rng;
 
@@ -19,6 +20,23 @@ pub struct Lesson {
     pub rgb: Vec<u8>,
     /// The traits of what it shows, and the strength of every distortion of a picture.
     pub numbers: Vec<f32>,
+    /// What it shows.
+    scene: Scene,
+}
+
+impl Lesson {
+    /// A prompt that may have been behind the picture, of those that may be learnt from, and how well it matches: 0 to 1.
+    pub fn prompt(&self, rng: &mut ChaCha8Rng) -> (String, f32) {
+        loop {
+            let generator = &GENERATORS[rng.random_range(0..GENERATORS.len())];
+            // Faults are the same both ways: what was asked for is drawn from what is shown.
+            let asked = generator.shows(&self.scene, rng);
+            if Part::Train.has(&asked) {
+                let outcome = Outcome { distortions: Vec::new(), faults: asked.faults(&self.scene) };
+                return (asked.prompt(rng), outcome.matching());
+            }
+        }
+    }
 }
 
 /// `count` pictures of `side * side` pixels, of scenes that may be learnt from, broken by all generators alike.
@@ -61,5 +79,5 @@ fn lesson(seed: u64, number: u32, side: u32) -> Lesson {
     let mut numbers = scene.traits().to_vec();
     numbers.extend(Distortion::STILL.iter().map(strength));
     let frames = render(&scene, side as usize, &distortions, &mut rng);
-    Lesson { rgb: frames.iter().flat_map(|frame| frame.to_bytes()).collect(), numbers }
+    Lesson { rgb: frames.iter().flat_map(|frame| frame.to_bytes()).collect(), numbers, scene }
 }

@@ -41,7 +41,7 @@ pub(super) fn lose(canvas: &mut Canvas, strength: f32) {
         return;
     }
     let kept = 1.0 - strength;
-    let quality = 3.0 + 30.0 * kept * kept;
+    let quality = 2.0 + 24.0 * kept * kept;
     let scale = if quality < 50.0 { 50.0 / quality } else { 2.0 - quality / 50.0 };
     let steps = [LUMA, CHROMA, CHROMA].map(|table| table.map(|step| (step * scale).round().clamp(1.0, 255.0)));
     let cosines = cosines();

@@ -10,7 +10,7 @@ pub(super) fn warp(frames: &mut [Canvas], strength: f32, rng: &mut ChaCha8Rng) {
     let (across, down) = (Noise::new(rng), Noise::new(rng));
     for frame in frames {
         let side = frame.side as f32;
-        let reach = 0.06 * strength * side;
+        let reach = 0.1 * strength * side;
         *frame = Canvas::paint(frame.side, |x, y| {
             let pull = |noise: &Noise| reach * noise.at(16.0 * x, 16.0 * y);
             between(frame, x * side - 0.5 + pull(&across), y * side - 0.5 + pull(&down))
@@ -28,7 +28,7 @@ fn between(canvas: &Canvas, x: f32, y: f32) -> [f32; 3] {
 
 /// Rows, then columns.
 pub(super) fn blur(canvas: &mut Canvas, strength: f32) {
-    let sigma = 0.04 * strength * canvas.side as f32;
+    let sigma = 0.05 * strength * canvas.side as f32;
     if sigma < 0.05 {
         return;
     }
@@ -66,7 +66,7 @@ pub(super) fn banding(canvas: &mut Canvas, strength: f32) {
         return;
     }
     let kept = 1.0 - strength;
-    let step = 255.0 / (2.0 + 14.0 * kept * kept);
+    let step = 255.0 / (2.0 + 10.0 * kept * kept);
     for value in canvas.pixels.iter_mut().flatten() {
         *value = (*value / step).round() * step;
     }
