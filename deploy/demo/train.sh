@@ -3,8 +3,8 @@
 #
 #   deploy/demo/train.sh target/release target/demo
 #
-# Leaves in the second folder: data/ (train, test, photographs), start/ (pretrained networks), runs/ (one an expert),
-# bundle/ (the ensemble, with its MODEL_CARD.md) and figures.md. What is there already is not made again, so that an
+# Leaves in the second folder: data/ (synthetic, synthetic-test, photographs), start/ (pretrained networks), runs/ (one an expert),
+# bundle/ (the ensemble, with its MODEL_CARD.md). What is there already is not made again, so that an
 # interrupted training goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -35,38 +35,44 @@ learn() {
     if [ -e "$work/runs/$expert/run.toml" ]; then
       pcqa-train fit --resume --out "$work/runs/$expert"
     else
-      pcqa-train fit --data "$work/data/train" --config "$work/${expert%%_*}.toml" --expert "$expert" \
+      pcqa-train fit --data "$work/data/synthetic" --config "$work/${expert%%_*}.toml" --expert "$expert" \
         --out "$work/runs/$expert" --loaders 1 --text-cache "$work/text"
     fi >"$work/logs/$expert.log" 2>&1
   done
 }
 
 say "rendering data; no prompt of the test part is in the training part"
-once "$work/data/train" data train --part train --seed 1 --images 80000 --videos 9600
-once "$work/data/test" data test --part test --seed 2 --images 2000 --videos 600
+once "$work/data/synthetic" data synthetic --part train --seed 1 --images 80000 --videos 9600
+once "$work/data/synthetic-test" data synthetic-test --part test --seed 2 --images 2000 --videos 600
 mkdir -p "$work/photographs"
 cp -L .samples/*.png .samples/*.jpg "$work/photographs"
 once "$work/data/photographs" data photographs --photographs "$work/photographs"
 
 say "pretraining text towers, backbones and heads"
-once "$work/untrained" pcqa-train init --preset tiny --seed 1 --out "$work/untrained" >/dev/null
+once "$work/untrained" pcqa-train init --seed 1 --out "$work/untrained" >/dev/null
 once "$work/start" pcqa-train pretrain --bundle "$work/untrained" --seed 1 --out "$work/start" >/dev/null
 
 say "training experts; $work/logs says how they are doing"
 cp deploy/demo/image.toml deploy/demo/video.toml "$work"
-learn image_convnext image_efficientvit image_eva02 &
+learn image_efficientvit &
 lane=$!
-learn video_convnext video_efficientvit
+learn image_convnext image_eva02
+wait "$lane"
+learn video_efficientvit &
+lane=$!
+learn video_convnext
 wait "$lane"
 
 say "calibrating on what was held out, and judging on the test part"
 experts=(image_convnext image_efficientvit image_eva02 video_convnext video_efficientvit)
-pcqa-train ensemble --runs "${experts[@]/#/$work/runs/}" --data "$work/data/train" --test "$work/data/test" \
+pcqa-train ensemble --runs "${experts[@]/#/$work/runs/}" --data "$work/data/synthetic" --test "$work/data/synthetic-test" \
   --out "$work/bundle" --force --name demo --licence "Apache-2.0 AND MIT" --mos-min 1 --mos-max 5 --store f16
+pcqa-train evaluate --data "$work/data/photographs" --bundle "$work/bundle" --predict-to "$work/photographs.csv" >/dev/null
 {
-  pcqa-train evaluate --data "$work/data/test" --bundle "$work/bundle" --shuffle-prompts
-  pcqa-train evaluate --data "$work/data/photographs" --bundle "$work/bundle" --predict-to "$work/photographs.csv" >/dev/null
-  printf '\nMean score of photographs that it never saw, under distortions of rising strength:\n\n'
+  printf '\n## Photographs\n\nMean scores of %d photographs that it never saw, by the strength of a distortion:\n\n' \
+    "$(ls "$work/photographs" | wc -l)"
   deploy/demo/monotone.py "$work/data/photographs/info.csv" "$work/photographs.csv" || true
-} | tee "$work/figures.md"
+} >>"$work/bundle/MODEL_CARD.md"
+cat "$work/bundle/MODEL_CARD.md"
 say "the bundle is in $work/bundle"
+if diff -rq "$work/bundle" src/model/demo; then say "it is the one that is compiled in, byte for byte"; fi

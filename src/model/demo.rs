@@ -1,5 +1,5 @@
-//! The bundle that is compiled into the binaries, so that they can be tried without one. The files are the output of
-//! `pcqa-train init --preset demo`, whose defaults they are made with; its weights are untrained.
+//! The bundle that is compiled into the binaries, so that they can be tried without one. `make train-demo` made its files
+//! from nothing; `demo/MODEL_CARD.md` says how good a judge it is.
 
 macro_rules! embedded {
     ($($name:literal),+ $(,)?) => { &[$(($name, include_bytes!(concat!("demo/", $name)) as &[u8])),+] };

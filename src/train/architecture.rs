@@ -77,29 +77,17 @@ impl Architecture {
         }
     }
 
-    /// A few layers for frames of 112 pixels, small enough to be compiled into the binaries.
+    /// For frames of 56 pixels: small enough to be compiled into the binaries, and what two processor cores can teach
+    /// from nothing within minutes. Early stages are wide, since distortions are seen there.
     pub fn demo(kind: BackboneKind) -> Self {
-        match kind {
-            BackboneKind::Convnext => Self::Convnext { widths: [16, 24, 40, 64], depths: [1, 1, 2, 1] },
-            BackboneKind::Efficientvit => {
-                Self::Efficientvit { widths: [8, 8, 16, 24, 32], depths: [1; 5], head_width: 8 }
-            }
-            BackboneKind::Eva02 => Self::Eva02 { width: 48, depth: 2, heads: Some(3), rope_reference: Some(8) },
-            BackboneKind::Resnet => Self::Resnet { widths: [8, 8, 12, 16], depths: [1; 4] },
-            BackboneKind::Vit => Self::Vit { width: 48, depth: 2, heads: Some(3), patch: 16 },
-        }
-    }
-
-    /// For frames of 56 pixels: what two processor cores can teach from nothing within minutes. Early stages are wide,
-    /// since distortions are seen there.
-    pub fn tiny(kind: BackboneKind) -> Self {
         match kind {
             BackboneKind::Convnext => Self::Convnext { widths: [32, 48, 64, 96], depths: [2, 1, 2, 1] },
             BackboneKind::Efficientvit => {
                 Self::Efficientvit { widths: [12, 12, 20, 32, 48], depths: [1; 5], head_width: 8 }
             }
             BackboneKind::Eva02 => Self::Eva02 { width: 60, depth: 3, heads: Some(3), rope_reference: Some(4) },
-            BackboneKind::Resnet | BackboneKind::Vit => Self::demo(kind),
+            BackboneKind::Resnet => Self::Resnet { widths: [8, 8, 12, 16], depths: [1; 4] },
+            BackboneKind::Vit => Self::Vit { width: 48, depth: 2, heads: Some(3), patch: 14 },
         }
     }
 

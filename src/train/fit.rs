@@ -5,6 +5,7 @@
 //! and `best`, and what people look at.
 
 mod choice;
+mod folds;
 mod goals;
 mod history;
 mod learner;
@@ -56,10 +57,11 @@ pub struct Arguments {
     /// Go on with the run in --out, with the settings and the data that it has
     #[arg(long, conflicts_with_all = ["config", "data", "folds"])]
     resume: bool,
-    /// Cross-validation: deal the items into so many parts and hold one of them out
-    #[arg(long, value_name = "K", requires = "fold")]
+    /// Cross-validation: deal the items into so many parts and hold each of them out once, one run after the other in
+    /// --out/fold-0 and on; ends with a table of all. The same command again goes on where it was
+    #[arg(long, value_name = "K")]
     folds: Option<usize>,
-    /// The part that is held out, from 0
+    /// Only the run that holds out this part, from 0, in --out itself
     #[arg(long, value_name = "I", requires = "folds")]
     fold: Option<usize>,
     #[command(flatten)]
@@ -107,6 +109,8 @@ const HELP: &str = r#"A settings file, with all that it may say and the paper's 
     # (`pcqa-train bundle --help`), where an expert may also have
     #   pretrained = "upstream.safetensors"     # replaces the tensors of backbone.weights that it has
     #   latent = 1024, hidden = 1024            # of a new head, where `head` is left out
+    # A video expert may begin as an image expert, with its backbone and its head: it gets a temporal module that changes
+    # nothing at first.
 
     # A student: see `pcqa-train distil --help`
     # [teacher]
@@ -175,13 +179,18 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
         settings.data = Some(absolute(&data)?);
     }
     ensure!(settings.data.is_some(), "--data: is missing, and {} has no data either", config.display());
+    let all_folds = arguments.folds.filter(|_| arguments.fold.is_none());
     if arguments.folds.is_some() {
-        (settings.split.folds, settings.split.fold) = (arguments.folds, arguments.fold);
+        (settings.split.folds, settings.split.fold) = (arguments.folds, arguments.fold.or(Some(0)));
     }
     change(&mut settings);
     settings.check()?;
     for (name, folder) in runs(&config::all(&settings)?, arguments)? {
-        run(&config::resolve(&settings, &name)?, &folder, &arguments.machine)?;
+        let settings = config::resolve(&settings, &name)?;
+        match all_folds {
+            Some(count) => folds::cross_validate(&settings, count, &folder, &arguments.machine)?,
+            None => drop(run(&settings, &folder, &arguments.machine)?),
+        }
     }
     Ok(())
 }

@@ -1,15 +1,20 @@
 //! Values of weights that nobody has trained: norms and layer scales 1, biases 0, positions small, and everything else
 //! uniform with variance 1 / fan-in (LeCun), so that signals keep their size on their way through the network.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::seed::rng;
 use crate::model::{ExpertSpec, Mixer, ModelError, Parameters, Track};
 
 /// Half the width of the uniform distribution of learnt positions: a standard deviation of 0.02.
 const POSITIONS: f32 = 0.034_641;
+
+/// Where temporal modules that hand on what they get have it: few embeddings have anything below its negative.
+const LEVEL: f64 = 2.0;
 
 /// `of` with all values drawn anew by `by`; `part` tells networks of one seed apart.
 ///
@@ -52,6 +57,32 @@ pub fn head(
     drawn(shapes, "head", by, device)
 }
 
+/// `head` of an image expert, for embeddings of `channels`, as one of a video expert that says the same of a clip that
+/// stands still: its new temporal module hands the embeddings on, raised by a level that keeps them in the linear part
+/// of its activation, and the vision adapter takes the level away again.
+///
+/// # Errors
+///
+/// When the head has no vision adapter, or the device fails.
+pub fn with_temporal(head: &Parameters, channels: i64) -> Result<Parameters, ModelError> {
+    let _no_grad = tch::no_grad_guard();
+    let float = (Kind::Float, head.device());
+    let mut tensors: BTreeMap<String, Tensor> =
+        head.learnable().map(|(key, tensor)| (key.to_owned(), tensor.detach())).collect();
+    if let (Some(weight), Some(bias)) = (tensors.get("vision_adapter.weight"), tensors.get("vision_adapter.bias")) {
+        let raised = weight.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?.f_mul_scalar(LEVEL)?;
+        let bias = bias.f_sub(&raised)?;
+        tensors.insert("vision_adapter.bias".to_owned(), bias);
+    }
+    let none = Tensor::f_zeros([channels, channels], float)?;
+    let same = Tensor::f_stack(&[&none, &Tensor::f_eye(channels, float)?, &none], 2)?;
+    for (conv, level) in [("conv1", LEVEL), ("conv2", 0.0)] {
+        tensors.insert(format!("temporal.{conv}.weight"), same.copy());
+        tensors.insert(format!("temporal.{conv}.bias"), Tensor::f_full([channels], level, float)?);
+    }
+    Parameters::new("head", tensors, head.device())
+}
+
 fn drawn(shapes: Vec<(String, Vec<i64>)>, part: &str, by: u64, device: Device) -> Result<Parameters, ModelError> {
     let tensors = shapes.into_iter().map(|(key, shape)| {
         let values = values(&key, &shape, rng(by, &format!("weights/{part}.{key}")));
@@ -81,6 +112,8 @@ fn values(key: &str, shape: &[i64], mut rng: ChaCha8Rng) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Activation, BackboneKind, Head};
+    use crate::train::architecture::Architecture;
 
     #[test]
     fn signals_keep_their_size() {
@@ -95,6 +128,40 @@ mod tests {
         assert!(values("norm.bias", &[8], rng(1, "test")).iter().all(|&value| value == 0.0));
         assert!(values("norm.running_mean", &[8], rng(1, "test")).iter().all(|&value| value == 0.0));
         assert!(values("norm.running_var", &[8], rng(1, "test")).iter().all(|&value| value == 1.0));
+    }
+
+    #[test]
+    fn an_image_experts_head_says_the_same_of_a_clip_that_stands_still() {
+        let spec = |track| {
+            let backbone = Architecture::demo(BackboneKind::Eva02).backbone("backbone");
+            ExpertSpec {
+                name: "expert".to_owned(),
+                track,
+                backbone,
+                head: "head".to_owned(),
+                input_size: 56,
+                mixer: Mixer::Concat,
+                temporal_activation: Activation::Relu,
+                adapter_activation: Activation::None,
+                head_activation: Activation::Gelu,
+            }
+        };
+        let (image, video) = (spec(Track::Image), spec(Track::Video));
+        let of_image = head(&image, 8, 6, 5, 4, 1, Device::Cpu).unwrap();
+        let of_video = with_temporal(&of_image, 8).unwrap();
+        let numbers = |count: i64| {
+            let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 19) as f32 - 9.0) / 6.0).collect();
+            Tensor::from_slice(&values)
+        };
+        let (text, pictures) = (numbers(12).reshape([2, 6]), numbers(16).reshape([2, 8]));
+        let raw = |spec: &ExpertSpec, head: &Parameters, features: &Tensor, counts: &[i64]| {
+            let head = Head::load(spec, head.inference_weights(Kind::Float), 8, 6).unwrap();
+            Vec::<f32>::try_from(head.forward(features, counts, &text).unwrap().raw).unwrap()
+        };
+        let clips = pictures.repeat_interleave_self_int(3, 0, None);
+        let (once, moving) = (raw(&image, &of_image, &pictures, &[1, 1]), raw(&video, &of_video, &clips, &[3, 3]));
+        assert!(once.iter().zip(&moving).all(|(a, b)| (a - b).abs() < 1e-5), "{once:?} {moving:?}");
+        assert_ne!(once[0], once[1]);
     }
 
     #[test]

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
+use self::text::Towers;
 use super::bundle::seal;
 use super::staging::Staging;
 use super::synth::lessons;
 use super::trial;
-use self::text::Towers;
 use crate::model::{Bundle, FileDigest, Manifest};
 
 /// What `pcqa-train pretrain` is told.
@@ -66,10 +66,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Bundle> {
 
     let mut manifest = bundle.manifest().clone();
     manifest.version = format!("{}-pretrained", manifest.version);
-    manifest.provenance = format!(
-        "{} Pretrained on synthetic scenes by `pcqa-train pretrain --seed {seed}`.",
-        manifest.provenance
-    );
+    manifest.provenance =
+        format!("{} Pretrained on synthetic scenes by `pcqa-train pretrain --seed {seed}`.", manifest.provenance);
     write(&bundle, &mut manifest, &files, staging.path())?;
     let bundle = seal(&manifest, staging.path())?;
     trial::try_out(&bundle)?;

@@ -129,7 +129,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let error = refused(vec![zeros("norm.bias", &[48]), zeros("norm.weight", &[64])]);
     assert_eq!(error, "other.safetensors: tensor norm.weight: has shape [64], expected [48]");
     let error = refused(vec![zeros("pos_embed", &[1, 8, 48])]);
-    assert_eq!(error, "other.safetensors: tensor pos_embed: has shape [1, 8, 48], expected [1, 50, 48]");
+    assert_eq!(error, "other.safetensors: tensor pos_embed: has shape [1, 8, 48], expected [1, 65, 48]");
     let error = refused(vec![zeros("classifier.weight", &[5, 48])]);
     assert!(error.starts_with("other.safetensors: has no tensor of this network, which has blocks.0."), "{error}");
     let mut ours = untrained(BackboneKind::Vit, SIDE, 1);

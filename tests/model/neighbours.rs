@@ -10,7 +10,7 @@ use pcqa::train::hash_init::bits;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-const SIDE: u32 = 112;
+const SIDE: u32 = 56;
 const START: u32 = 49406;
 const END: u32 = 49407;
 

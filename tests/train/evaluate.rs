@@ -144,3 +144,17 @@ fn what_cannot_be_compared_is_refused_before_work() {
     assert!(problem.contains("/nonexistent"), "{problem}");
     assert_eq!(evaluate(&["--data", &list, "--no-bundle"]).status.code(), Some(2));
 }
+
+/// A judgement that nobody can make by chance, without the prompt, or by looking at sizes of files.
+#[test]
+fn the_compiled_in_bundle_judges_scenes_of_prompts_that_it_never_saw() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").to_string_lossy().into_owned();
+    let synth = ["synth", "--seed", "77", "--part", "test", "--side", "56", "--images", "240", "--out", &data];
+    assert!(Command::new(env!("CARGO_BIN_EXE_pcqa-train")).args(synth).status().unwrap().success());
+    let report = json(&["--data", &data, "--shuffle-prompts", "--json"]);
+    let srcc = |name: &str| value(row(&report, name), "srcc");
+    assert!(srcc("ensemble") > 0.88, "{}", srcc("ensemble"));
+    assert!(srcc("ensemble") - srcc("ensemble, prompts shuffled") > 0.2, "{}", srcc("ensemble, prompts shuffled"));
+    assert!(srcc("ensemble") - srcc("floor: generator, prompt") > 0.4, "{}", srcc("floor: generator, prompt"));
+}

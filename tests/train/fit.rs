@@ -188,6 +188,26 @@ fn every_item_is_held_out_by_one_fold() {
     assert_eq!(held_out.len(), 48);
 }
 
+#[test]
+fn cross_validation_holds_every_part_out_and_sums_up() {
+    let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
+    let page = String::from_utf8(succeed(&mut run.begin(&["--folds", "3"])).stdout).unwrap();
+    for fold in 0..3 {
+        assert!(run.folder().join(format!("fold-{fold}/held_out.csv")).exists(), "fold {fold}");
+        assert!(page.contains(&format!("fold {fold} ")), "{page}");
+    }
+    let items = |name: &str| -> String {
+        let line = page.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{page}"));
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!([items("mean of the folds"), items("all folds together")], ["48", "48"]);
+    assert_eq!(["fold 0", "fold 1", "fold 2"].map(|name| items(name).parse::<u32>().unwrap()).iter().sum::<u32>(), 48);
+    // Runs that are done stay as they are, and the table is the same.
+    let again = String::from_utf8(succeed(&mut run.begin(&["--folds", "3"])).stdout).unwrap();
+    let table = |page: &str| page[page.find("every part held out once").unwrap()..].to_owned();
+    assert_eq!(table(&again), table(&page));
+}
+
 fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tch::{Device, Kind};
 
 use crate::model::backbone::VisionBackbone;
-use crate::model::{Adopted, Expert, Parameters};
+use crate::model::{Adopted, Expert, Parameters, Track};
 use crate::train::config::ExpertSettings;
 use crate::train::embeddings::file_digest;
 use crate::train::initial;
@@ -80,6 +80,8 @@ pub(in crate::train) fn parameters(
     let head = match &expert.head {
         Some(path) => {
             let head = read(path, device)?;
+            let still = spec.track == Track::Video && !head.learnable().any(|(key, _)| key.starts_with("temporal."));
+            let head = if still { initial::with_temporal(&head, network.channels())? } else { head };
             if fresh { initial::redrawn(&head, "head", seed)? } else { head }
         }
         None => {

@@ -43,7 +43,7 @@ struct Sizes {
 }
 
 const DEMO: Sizes = Sizes {
-    side: 112,
+    side: 56,
     backbone: Architecture::demo,
     towers: [
         Tower {
@@ -65,13 +65,11 @@ const DEMO: Sizes = Sizes {
             heads: Some(3),
         },
     ],
-    latent: 64,
-    hidden: 64,
+    latent: 96,
+    hidden: 256,
     vision_dtype: Dtype::F16,
     mos: (3.0, 0.7),
 };
-
-const TINY: Sizes = Sizes { side: 56, backbone: Architecture::tiny, latent: 96, hidden: 256, ..DEMO };
 
 const FULL: Sizes = Sizes {
     side: 448,
@@ -113,7 +111,6 @@ impl Design {
     pub(super) fn new(preset: Preset, seed: u64) -> Self {
         let (name, sizes) = match preset {
             Preset::Demo => ("demo", DEMO),
-            Preset::Tiny => ("tiny", TINY),
             Preset::Full => ("full", FULL),
         };
         let mut weights = Vec::new();

@@ -14,8 +14,8 @@ use crate::train::config::Recipe;
 use crate::train::initial::redrawn;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
-use crate::train::synth::scene::TRAITS;
 use crate::train::synth::Lesson;
+use crate::train::synth::scene::TRAITS;
 
 /// Distortions are harder to see than colours and half of what a MOS is made of.
 const DISTORTION_WEIGHT: f32 = 4.0;
