@@ -189,6 +189,21 @@ fn every_item_is_held_out_by_one_fold() {
 }
 
 #[test]
+fn a_run_whose_weights_are_no_numbers_has_no_best_epoch() {
+    let run = Run::new("[recipe]\nepochs = 1\nbatch = 64\nlearning_rate = 1e30\n");
+    let said = refuse(&mut run.begin(&[]));
+    assert!(said.contains("is no number"), "{said}");
+    assert!(!run.folder().join("best").exists());
+}
+
+#[test]
+fn more_folds_than_prompts_are_refused() {
+    let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
+    let said = refuse(&mut run.begin(&["--folds", "60", "--fold", "59"]));
+    assert!(said.contains("split.folds: is 60"), "{said}");
+}
+
+#[test]
 fn cross_validation_holds_every_part_out_and_sums_up() {
     let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
     let page = String::from_utf8(succeed(&mut run.begin(&["--folds", "3"])).stdout).unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::Device;
 
@@ -211,6 +211,8 @@ impl Run {
             }
         }
         result.loss /= result.judged.len().max(1) as f64;
+        // Weights that overflowed with the last step: no loss has told yet.
+        ensure!(result.loss.is_finite(), "a held-out item's score is no number; a lower learning rate may help");
         Ok(Some(result))
     }
 

@@ -124,6 +124,14 @@ impl Data {
         train.retain(useful);
         held_out.retain(useful);
         ensure!(!train.is_empty(), "no {} item is left to train on", track.name());
+        if let Some(folds) = settings.split.folds {
+            let by = format!("{:?}", settings.split.by).to_lowercase();
+            let name = track.name();
+            ensure!(
+                !held_out.is_empty(),
+                "split.folds: is {folds}, and a fold, split by {by}, holds no {name} item out"
+            );
+        }
         let normal = match &teacher {
             Some(teacher) => teacher.scale,
             None => Normal::of(&mos(&items, &train))?,
