@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains an ensemble from nothing on synthetic data: the demo's. Meant for 40 minutes on 2 idle cores.
+# Trains an ensemble from nothing on synthetic data: the demo's. Meant for less than 45 minutes on 2 idle cores.
 #
 #   deploy/demo/train.sh target/release target/demo
 #
-# Leaves in the second folder: data/ (synthetic, synthetic-test, photographs), start/ (pretrained networks), runs/ (one an expert),
-# bundle/ (the ensemble, with its MODEL_CARD.md). What is there already is not made again, so that an
+# Leaves in the second folder: data/ (synthetic, synthetic-test, photographs), start/ (pretrained networks), runs/ (one
+# an expert), bundle/ (the ensemble, with its MODEL_CARD.md). What is there already is not made again, so that an
 # interrupted training goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -59,11 +59,12 @@ pub fn head(
 
 /// `head` of an image expert, for embeddings of `channels`, as one of a video expert that says the same of a clip that
 /// stands still: its new temporal module hands the embeddings on, raised by a level that keeps them in the linear part
-/// of its activation, and the vision adapter takes the level away again.
+/// of its activation, and the vision adapter takes the level away again. A head without an adapter stays without one, and
+/// is refused where it is loaded.
 ///
 /// # Errors
 ///
-/// When the head has no vision adapter, or the device fails.
+/// When the device fails.
 pub fn with_temporal(head: &Parameters, channels: i64) -> Result<Parameters, ModelError> {
     let _no_grad = tch::no_grad_guard();
     let float = (Kind::Float, head.device());
