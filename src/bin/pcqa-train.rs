@@ -7,8 +7,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
 use pcqa::train::{
-    AblateArguments, CheckArguments, DistilArguments, EnsembleArguments, EvaluateArguments, FitArguments, Preset,
-    ablate, assemble, check, describe, distil, ensemble, evaluate, fit, initialise, pretrain, synth,
+    AblateArguments, CheckArguments, ConvertArguments, DistilArguments, EnsembleArguments, EvaluateArguments,
+    FitArguments, Preset, ablate, assemble, check, convert, describe, distil, ensemble, evaluate, fetch, fit,
+    initialise, pretrain, synth,
 };
 
 /// Makes and looks at the bundles that pcqa-server serves.
@@ -72,6 +73,11 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Fetch public checkpoints to train from: text towers and backbones, from the Hugging Face hub.
+    #[command(after_help = fetch::HELP)]
+    Fetch(fetch::Arguments),
+    /// Take one network out of a checkpoint that you have: a text tower or a backbone, as safetensors.
+    Convert(ConvertArguments),
     /// Teach the networks of an untrained bundle to tell what prompts ask for and what scenes show.
     Pretrain(pretrain::Arguments),
     /// Render data with a known truth: pictures and clips for prompts, broken and labelled.
@@ -159,6 +165,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Convert(arguments) => {
+            print!("{}", convert(&arguments)?);
+            Ok(())
+        }
         Command::Pretrain(arguments) => show(&pretrain::run(&arguments)?),
         Command::Synth(arguments) => {
             print!("{}", synth::run(&arguments)?);

@@ -1,0 +1,156 @@
+//! A safetensors file, written a piece at a time.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use half::{bf16, f16};
+use indicatif::ProgressBar;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use sha2::{Digest, Sha256};
+
+use super::NumberFormat;
+use super::checkpoint::{Checkpoint, Stored};
+use super::plan::{Piece, Recipe};
+use crate::model::FileDigest;
+use crate::train::bundle::progress;
+
+/// Numbers that are read at once.
+const CHUNK: usize = 1 << 18;
+
+/// Writes `pieces` of `checkpoint` to `out`, which appears only when it is whole, and says what the file is.
+///
+/// # Errors
+///
+/// When the checkpoint cannot be read or `out` not be written.
+pub(super) fn write(
+    checkpoint: &Checkpoint,
+    mut pieces: Vec<Piece>,
+    format: NumberFormat,
+    out: &Path,
+) -> anyhow::Result<FileDigest> {
+    pieces.sort_by(|a, b| a.key.cmp(&b.key));
+    let header = header(&pieces, format)?;
+    let name = out.file_name().with_context(|| format!("{}: names no file", out.display()))?.to_string_lossy();
+    let partial = out.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+    let unwritable = || format!("{}: cannot be written", out.display());
+    let file = File::create(&partial).with_context(unwritable)?;
+    let bar = progress(numbers(&pieces) * format.bytes() as u64).with_message(name.into_owned());
+    let mut writer = Writer { file: BufWriter::new(&file), hasher: Sha256::new(), bytes: 0, format, bar };
+    let written = writer.all(checkpoint, &header, &pieces).with_context(unwritable);
+    let digest = written.and_then(|()| {
+        let digest = writer.finish().with_context(unwritable)?;
+        file.sync_all().with_context(unwritable)?;
+        fs::rename(&partial, out).with_context(unwritable)?;
+        Ok(digest)
+    });
+    if digest.is_err() {
+        // It is in nobody's way; what went wrong is what counts.
+        let _ = fs::remove_file(&partial);
+    }
+    digest
+}
+
+fn numbers(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.shape.iter().product::<usize>() as u64).sum()
+}
+
+/// The length of the description of all tensors, and the description.
+fn header(pieces: &[Piece], format: NumberFormat) -> anyhow::Result<Vec<u8>> {
+    let mut end = 0;
+    let mut tensors = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let start = end;
+        end += piece.shape.iter().product::<usize>() * format.bytes();
+        let info = TensorInfo { dtype: format.dtype(), shape: piece.shape.clone(), data_offsets: (start, end) };
+        tensors.push((piece.key.clone(), info));
+    }
+    let kind = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut text = serde_json::to_vec(&Metadata::new(Some(kind), tensors)?)?;
+    // Numbers begin at a multiple of eight.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([(text.len() as u64).to_le_bytes().as_slice(), &text].concat())
+}
+
+struct Writer<'a> {
+    file: BufWriter<&'a File>,
+    hasher: Sha256,
+    bytes: u64,
+    format: NumberFormat,
+    bar: ProgressBar,
+}
+
+impl Writer<'_> {
+    fn all(&mut self, checkpoint: &Checkpoint, header: &[u8], pieces: &[Piece]) -> anyhow::Result<()> {
+        self.put(header)?;
+        for piece in pieces {
+            for key in piece.recipe.keys() {
+                let tensor = checkpoint.tensor(key)?;
+                let copied = match piece.recipe {
+                    Recipe::Transposed(_) => self.transposed(checkpoint, tensor),
+                    Recipe::Whole(_) | Recipe::Stacked(_) => self.whole(checkpoint, tensor),
+                };
+                copied.with_context(|| format!("tensor {key}: cannot be read"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self, checkpoint: &Checkpoint, tensor: &Stored) -> io::Result<()> {
+        let (count, each) = (tensor.shape.iter().product::<usize>(), tensor.dtype.bitsize() / 8);
+        let mut bytes = vec![0; count.min(CHUNK) * each];
+        let mut done = 0;
+        while done < count {
+            let now = (count - done).min(CHUNK);
+            let bytes = &mut bytes[..now * each];
+            checkpoint.read(tensor, (done * each) as u64, bytes)?;
+            self.encode(numbers_of(tensor.dtype, bytes))?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Columns for rows. The whole matrix is in memory: it is the last projection, a few megabytes.
+    fn transposed(&mut self, checkpoint: &Checkpoint, tensor: &Stored) -> io::Result<()> {
+        let &[rows, columns] = tensor.shape.as_slice() else { return Err(io::ErrorKind::InvalidData.into()) };
+        let mut bytes = vec![0; rows * columns * (tensor.dtype.bitsize() / 8)];
+        checkpoint.read(tensor, 0, &mut bytes)?;
+        let values: Vec<f32> = numbers_of(tensor.dtype, &bytes).collect();
+        self.encode((0..columns).flat_map(|column| values.iter().skip(column).step_by(columns.max(1)).copied()))
+    }
+
+    fn encode(&mut self, values: impl Iterator<Item = f32>) -> io::Result<()> {
+        let bytes: Vec<u8> = match self.format {
+            NumberFormat::F32 => values.flat_map(f32::to_le_bytes).collect(),
+            NumberFormat::Bf16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
+        };
+        self.bar.inc(bytes.len() as u64);
+        self.put(&bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes)
+    }
+
+    fn finish(mut self) -> io::Result<FileDigest> {
+        self.file.flush()?;
+        self.bar.finish_and_clear();
+        Ok(FileDigest { sha256: format!("{:x}", self.hasher.finalize()), bytes: self.bytes })
+    }
+}
+
+/// The numbers that `bytes` are, in f32.
+fn numbers_of(dtype: Dtype, bytes: &[u8]) -> Box<dyn Iterator<Item = f32> + '_> {
+    match dtype {
+        Dtype::F16 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32())),
+        Dtype::BF16 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32())),
+        Dtype::F64 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32)),
+        // Planning has let no other through.
+        _ => Box::new(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
+    }
+}
