@@ -1,0 +1,70 @@
+//! A hub that refuses, and addresses where no hub is.
+
+use crate::hub::{Fault, Hub};
+use crate::support::{Place, convnext, eva, refuse, succeed};
+
+#[test]
+fn closed_doors_are_told_apart() {
+    let mut gated = eva();
+    gated.gated = true;
+    let (hub, place) = (Hub::new(vec![gated]), Place::new());
+    hub.state().token = Some("hf_right");
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(
+        said.contains("the hub wants a token: accept the repository's terms") && said.contains("HTTP 401"),
+        "{said}"
+    );
+    let said = refuse(place.fetch(&hub, &["eva02-b-16"]).env("HF_TOKEN", "hf_wrong"));
+    assert!(said.contains("the token's owner has no access") && said.contains("(HTTP 403"), "{said}");
+    // Nothing that a peer says reaches the terminal as a command, and no token is shown.
+    assert!(
+        said.contains("you are notin the list") && !said.contains('\u{1b}') && !said.contains("hf_wrong"),
+        "{said}"
+    );
+    succeed(place.fetch(&hub, &["eva02-b-16"]).env("HF_TOKEN", "hf_right"));
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let (hub, place) = (Hub::new(vec![convnext()]), Place::new());
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("there is no such repository, or it is private: HF_TOKEN"), "{said}");
+    hub.state().repositories[0].files[0].0 = "weights.h5";
+    let said = refuse(&mut place.fetch(&hub, &["convnext-small"]));
+    assert!(said.contains("has neither of model.safetensors, pytorch_model.bin"), "{said}");
+}
+
+#[test]
+fn pages_and_silence_are_no_hub() {
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    hub.state().description_faults.push_back(Fault::Page);
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("the hub answers with a web page"), "{said}");
+    hub.state().description_faults.push_back(Fault::Status(503, "", ""));
+    succeed(&mut place.fetch(&hub, &["eva02-b-16"]));
+    for (endpoint, expected) in
+        [("hub.example", "HF_ENDPOINT: is \"hub.example\""), ("http://127.0.0.1:1", "gave up after 5")]
+    {
+        let said = refuse(Place::new().fetch(&hub, &["eva02-b-16"]).env("HF_ENDPOINT", endpoint));
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn redirections_have_an_end_and_do_not_leave_the_web() {
+    for (target, expected) in [
+        ("/timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k/nowhere", "no such repository"),
+        ("file:///etc/passwd", "the hub redirects to \"file:///etc/passwd\""),
+    ] {
+        let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+        hub.state().redirect = Some(target.to_owned());
+        let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+        assert!(said.contains(expected), "{said}");
+    }
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    let commit = eva().commit;
+    let round = format!("/{}/resolve/{commit}/open_clip_pytorch_model.bin", eva().name);
+    hub.state().redirect = Some(round);
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("is redirected more than 8 times"), "{said}");
+}
