@@ -1,6 +1,7 @@
 //! Downloads that go well: what a folder holds then, and what the hub was asked for it.
 
 use std::fs;
+use std::process::Command;
 
 use safetensors::SafeTensors;
 
@@ -27,7 +28,7 @@ fn a_folder_holds_weights_settings_and_where_they_came_from() {
         assert_eq!(text("commit"), known.commit);
         assert_eq!(text("sha256"), hex(&known.files.last().unwrap().1));
         assert!(place.blob(repository, text("sha256")).is_file());
-        let snapshot = place.blob(repository, "").join("../../snapshots").join(text("commit")).join(text("file"));
+        let snapshot = place.blob(repository, "").join("../snapshots").join(text("commit")).join(text("file"));
         assert_eq!(hex(&fs::read(snapshot).unwrap()), text("sha256"));
     }
     let tower = fs::read(place.at("out/text_eva02-b-16.safetensors")).unwrap();
@@ -39,6 +40,11 @@ fn a_folder_holds_weights_settings_and_where_they_came_from() {
     assert_eq!(names(&run["text"]["towers"]), ["dfn5b-vit-h-14", "eva02-b-16"]);
     assert_eq!(names(&run["experts"]), ["image_convnext", "video_convnext"]);
     assert!(place.at("out/tokenizer.json").is_file());
+    // Training takes the settings: what it lacks is data.
+    let mut fit = Command::new(env!("CARGO_BIN_EXE_pcqa-train"));
+    fit.args(["fit", "--expert", "image_convnext", "--data"]).arg(place.at("data")).arg("--config");
+    let said = refuse(fit.arg(place.at("out/run.toml")).arg("--out").arg(place.at("run")));
+    assert!(said.contains(&place.at("data").display().to_string()), "{said}");
 }
 
 #[test]
@@ -68,7 +74,7 @@ fn revisions_are_what_was_asked_for() {
     assert!(hub.state().requests[0].path.contains("/revision/v1.0?"));
     assert!(place.read("out/fetched.toml").contains("revision = \"v1.0\""));
     let said = refuse(&mut place.fetch(&hub, &["eva02-b-16", "--revision", "eva02-b-16=v9"]));
-    assert!(said.contains("there is no such revision (HTTP 404); the hub says: Invalid rev id"), "{said}");
+    assert!(said.contains("there is no such revision (HTTP 404; the hub says: Invalid rev id"), "{said}");
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn locked(state: &State, repository: &Repository, request: &Request) -> Option<V
     match &request.authorization {
         None => Some(refusal(401, "GatedRepo", "Access to this model is restricted. You must have access to it")),
         given if *given == state.token.map(|token| format!("Bearer {token}")) => None,
-        _ => Some(refusal(403, "GatedRepo", "Access to this model is restricted and you are not\u{1b}in the list")),
+        _ => Some(refusal(403, "GatedRepo", "Access to this model is restricted and you are not in the list")),
     }
 }
 

@@ -62,7 +62,9 @@ fn every_library_s_files_become_the_same_tower() {
     }
     check(&converted(&golden("eva_clip_f16.pt"), NumberFormat::F32), |value| f16::from_f32(value).to_f32());
     let untouched = fs::read(golden("transformers.safetensors")).unwrap();
-    assert_eq!(embedding(&plain), embedding(&untouched));
+    // Where tensors lie decides how their products are added up.
+    let distances = embedding(&plain).into_iter().zip(embedding(&untouched)).map(|(a, b)| (a - b).abs());
+    assert!(distances.fold(0.0, f32::max) < 1e-5);
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn what_is_no_such_tower_is_refused_by_name() {
     // A number in a key is no reason to make that many layers.
     let far = "text_model.encoder.layers.999999999999.layer_norm1.weight";
     let said = changed(|all| drop(all.insert(far.to_owned(), (vec![16], vec![0; 64]))));
-    assert_eq!(said, "tensor text_model.encoder.layers.2.self_attn.q_proj.weight: is missing");
+    assert_eq!(said, "tensor text_model.encoder.layers.2.layer_norm1.weight: is missing");
 }
 
 #[test]
