@@ -102,10 +102,6 @@ impl Hub {
         self.state.lock().unwrap()
     }
 
-    pub fn fault(&self, fault: Fault) {
-        self.state().faults.push_back(fault);
-    }
-
     /// What was asked of the place where large files lie.
     pub fn content_requests(&self) -> Vec<Request> {
         self.state().requests.iter().filter(|request| request.path.starts_with("/content/")).cloned().collect()

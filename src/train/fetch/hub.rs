@@ -162,7 +162,7 @@ fn set(name: &str) -> Option<String> {
 /// Where the hub's tools keep what they know of the user.
 fn home() -> Option<PathBuf> {
     let named = set("HF_HOME").map(PathBuf::from);
-    let cache = || Some(set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cache")))?);
+    let cache = || set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cache")));
     named.or_else(|| Some(cache()?.join("huggingface")))
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::catalogue::Model;
 use super::hub::{Hub, text};
 use super::patience::patiently;
+use super::refusal::Failure;
 
 /// Largest file that is believed, in bytes; the largest known is of 20 GB.
 const LARGEST: u64 = 1 << 40;
@@ -69,8 +70,8 @@ impl Repository {
     /// When there is none, or the hub does not say what bytes it has.
     pub(super) fn weights(&self, hub: &Hub, model: &Model) -> anyhow::Result<Weights> {
         let page = hub.page(model.repository);
-        let named = |name: &&str| self.siblings.iter().find(|sibling| sibling.rfilename == **name);
-        let sibling = model.files.iter().find_map(|name| named(&name));
+        let named = |name: &&str| self.siblings.iter().find(|sibling| sibling.rfilename == *name);
+        let sibling = model.files.iter().find_map(named);
         let Some(sibling) = sibling else { bail!("{page}: has neither of {}", model.files.join(", ")) };
         let file = sibling.rfilename.clone();
         let lfs = match &sibling.lfs {
@@ -86,7 +87,7 @@ impl Repository {
     }
 
     /// Mirrors may list files without their digests, and still send them with the files.
-    fn ask_for_digest(&self, hub: &Hub, model: &Model, file: &str) -> Result<Option<Lfs>, super::refusal::Failure> {
+    fn ask_for_digest(&self, hub: &Hub, model: &Model, file: &str) -> Result<Option<Lfs>, Failure> {
         let answer = hub.open(model.repository, &self.sha, file, 0)?;
         let size = text(&answer.headers, "content-length").and_then(|length| length.parse().ok());
         Ok(size.zip(answer.linked_etag).map(|(size, sha256)| Lfs { size, sha256 }))
