@@ -1,4 +1,4 @@
-//! `pcqa-train`: looks at data sets, makes bundles.
+//! `pcqa-train`: looks at data sets, trains experts, makes and judges bundles.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,11 +12,11 @@ use pcqa::train::{
     initialise, pretrain, synth,
 };
 
-/// Makes and looks at the bundles that pcqa-server serves.
+/// Takes labelled images and videos to the bundles that pcqa-server serves, and judges them.
 ///
 /// Exits with 0 when done, 1 when something failed, 2 for wrong arguments.
 #[derive(Parser)]
-#[command(name = "pcqa-train", version)]
+#[command(name = "pcqa-train", version, after_help = THE_WAY)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -85,6 +85,21 @@ enum Command {
     Synth(synth::Arguments),
 }
 
+const THE_WAY: &str = r#"From data to a server, here on rendered scenes; a list of your own has the columns path, prompt and mos:
+
+    pcqa-train synth --part train --images 400 --out scenes
+    pcqa-train synth --part test --images 200 --out unseen
+    pcqa-train check --data scenes
+    pcqa-train init --out untrained
+    echo 'bundle = "untrained"' > run.toml
+    echo 'recipe = { epochs = 10, batch = 8, learning_rate = 1e-3 }' >> run.toml
+    pcqa-train fit --data scenes --config run.toml --expert all --out runs
+    pcqa-train ensemble --runs runs/* --out judge
+    pcqa-train evaluate --data unseen --bundle judge
+    pcqa-server --bundle judge
+
+That takes minutes and shows the way; a judge takes more data and epochs, or weights that have seen some: `fit --help` says how a run starts from them. The help of every command says what it writes."#;
+
 const DESCRIPTION: &str = r#"A description, with one image expert (paths are relative to it):
 
     schema = 1
@@ -118,16 +133,18 @@ const DESCRIPTION: &str = r#"A description, with one image expert (paths are rel
     head = "heads/image_convnext.safetensors"
     input_size = 448
     mixer = "concat"              # concat | dot
-    # temporal_activation = "relu", adapter_activation = "none", head_activation = "gelu"
+    # temporal_activation = "relu"
+    # adapter_activation = "none"
+    # head_activation = "gelu"
     [experts.backbone]
-    kind = "convnext"             # convnext | efficientvit | eva02 | resnet | vit
+    kind = "convnext"             # or efficientvit, eva02, resnet, vit
     weights = "convnext_small.fb_in22k_ft_in1k_384/model.safetensors"
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
     # heads = 12                  # eva02 and vit only; default: width / 64
     # rope_reference = 16         # eva02 only; default: 16
 
-    [[calibration]]               # one per expert and setting that will be served
+    [[calibration]]               # one per expert and setting to be served
     expert = "image_convnext"
     tta = false
     input_size = 448

@@ -69,7 +69,8 @@ impl Line {
         ensure!(slope.is_finite(), "the ensemble's z or the MOS of the held-out items are all the same");
         ensure!(
             slope > 0.0,
-            "the ensemble's z falls as MOS rises on the held-out items: it has learnt nothing of them"
+            "the ensemble's z falls as MOS rises on the held-out items, by {slope:.3} MOS per unit of z, expected more \
+             than 0: it has learnt nothing of them"
         );
         Ok(Self { mean: rounded(mos - slope * z), std: rounded(slope).max(1.0 / ROUNDING) })
     }
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn a_line_that_falls_is_refused() {
         let pairs = vec![(-1.0, 5.0), (0.0, 3.0), (1.0, 1.0)];
-        assert!(format!("{:#}", Line::fit(&[pairs]).unwrap_err()).contains("falls"));
+        assert!(format!("{:#}", Line::fit(&[pairs]).unwrap_err()).contains("by -2.000 MOS"));
         assert!(Line::fit(&[vec![(1.0, 2.0), (1.0, 3.0)]]).is_err());
         assert!(Line::fit(&[]).is_err());
     }

@@ -131,6 +131,9 @@ impl Card<'_> {
                 writeln!(text, "| {name} | {} |", cells.join(" | "))?;
             }
             writeln!(text)?;
+            if let Some(gaps) = Metrics::gaps(rows.iter().map(|(_, metrics)| metrics)) {
+                writeln!(text, "A dash: {gaps}.\n")?;
+            }
         }
         Ok(())
     }

@@ -96,6 +96,8 @@ fn describe(dataset: &Dataset) -> anyhow::Result<String> {
             text,
             "mos         column {column}: {min:.3} to {max:.3}, mean {mean:.3}, standard deviation {deviation:.3}"
         )?,
+        // Without items there is nothing to say of them.
+        _ if items.is_empty() => {}
         _ => writeln!(text, "mos         none: these items can be predicted, not trained on")?,
     }
     for note in &problems.notes {
@@ -152,10 +154,11 @@ fn is_mixed(items: &[Item]) -> bool {
 
 fn histogram(scores: &[f64], min: f64, max: f64) -> Table {
     let width = (max - min) / BINS as f64;
-    let mut bins = [0usize; BINS];
+    // A MOS that all have is one bin.
+    let mut bins = vec![0usize; if width > 0.0 { BINS } else { 1 }];
+    let last = bins.len() - 1;
     for score in scores {
-        let bin = if width > 0.0 { ((score - min) / width) as usize } else { 0 };
-        bins[bin.min(BINS - 1)] += 1;
+        bins[(((score - min) / width) as usize).min(last)] += 1;
     }
     let highest = bins.iter().copied().max().unwrap_or(1).max(1);
     let mut table = table(&["mos from", "to", "items", ""]);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 const DIRECTORY: &str = "checkpoints";
 const PROGRESS: &str = "progress.json";
 const PARTIAL: &str = ".partial";
+const LOCK: &str = ".lock";
 
 /// How far a run is: everything but the tensors. Order of items, augmentation and learning rate follow from the step and
 /// the seed.
@@ -213,7 +214,7 @@ impl RunLock {
     ///
     /// When another process has it.
     pub fn take(run: &Path) -> anyhow::Result<Self> {
-        let path = run.join(".lock");
+        let path = run.join(LOCK);
         let shown = path.display();
         let file = File::create(&path).with_context(|| format!("{shown}: cannot be made"))?;
         match file.try_lock() {
@@ -221,6 +222,14 @@ impl RunLock {
             Err(fs::TryLockError::WouldBlock) => bail!("{}: another process is at this run", run.display()),
             Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("{shown}: cannot be locked")),
         }
+    }
+}
+
+/// Whether there is no folder `run` yet, or nothing in it but the lock of a start that came to nothing.
+pub fn is_unused(run: &Path) -> bool {
+    match fs::read_dir(run) {
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

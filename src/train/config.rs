@@ -216,7 +216,7 @@ impl Settings {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let deserializer = toml::Deserializer::parse(text)?;
         serde_path_to_error::deserialize(deserializer)
-            .map_err(|error| anyhow!("{}: {}", error.path(), error.inner().message()))
+            .map_err(|error| anyhow!(check::in_words(&error.path().to_string(), error.inner().message())))
     }
 
     /// The file that gives these settings again.

@@ -5,8 +5,10 @@
 //! and `best`, and what people look at.
 
 mod choice;
+mod experts;
 mod folds;
 mod goals;
+mod help;
 mod history;
 mod learner;
 mod publish;
@@ -16,6 +18,7 @@ mod setup;
 mod start;
 mod words;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -25,8 +28,8 @@ pub use self::choice::DataChoice;
 pub use self::goals::Normal;
 pub(in crate::train) use self::learner::{BACKBONE, HEAD};
 pub use self::record::{Record, read_record, read_settings, read_trained_on};
-use super::checkpoint::RunLock;
-use super::config::{self, Settings};
+use super::checkpoint::{RunLock, is_unused};
+use super::config::Settings;
 use super::dataset::DatasetArguments;
 use super::embeddings;
 use super::loader::decoder_beside_this;
@@ -40,7 +43,7 @@ const ALL: &str = "all";
 
 /// Trains an expert.
 #[derive(Debug, Args)]
-#[command(after_help = HELP)]
+#[command(after_help = help::HELP)]
 pub struct Arguments {
     #[command(flatten)]
     data: DataChoice,
@@ -51,74 +54,24 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Which expert of the settings is trained: a name, or `all` for one after the other, each in a folder of its name
-    /// in --out. Not needed where there is one
+    /// in --out; those of a track that the data have no items of are skipped, and the same command again goes on where
+    /// it was. Not needed where there is one
     #[arg(long, value_name = "NAME")]
     expert: Option<String>,
-    /// Go on with the run in --out, with the settings and the data that it has
-    #[arg(long, conflicts_with_all = ["config", "data", "folds"])]
+    /// Go on with the run in --out, or with every run that was begun in a folder of it, with the settings and the data
+    /// that each has. Experts of `--expert all` that were not begun are trained by the first command again
+    #[arg(long, conflicts_with_all = ["config", "data", "folds", "fold"])]
     resume: bool,
     /// Cross-validation: deal the items into so many parts and hold each of them out once, one run after the other in
     /// --out/fold-0 and on; ends with a table of all. The same command again goes on where it was
     #[arg(long, value_name = "K")]
     folds: Option<usize>,
-    /// Only the run that holds out this part, from 0, in --out itself
-    #[arg(long, value_name = "I", requires = "folds")]
+    /// Only the run that holds out this part of --folds, or of the settings' split.folds, from 0; in --out itself
+    #[arg(long, value_name = "I")]
     fold: Option<usize>,
     #[command(flatten)]
     machine: Machine,
 }
-
-const HELP: &str = r#"A settings file, with all that it may say and the paper's values (paths are relative to it):
-
-    seed = 1
-    bundle = "init"               # text towers and experts of a bundle: `pcqa-train init` writes an untrained one
-    fresh = false                 # true: draw all weights of the experts anew, by seed
-    max_frames = 16               # most frames of a video
-    device = "auto"               # cpu | cuda | cuda:N | auto
-    threads = 0                   # CPU threads of one operation; 0: one per core
-
-    [split]
-    by = "prompt"                 # random | prompt | generator | group
-    held_out = 0.1
-    # folds = 5
-    # fold = 0
-
-    [recipe]
-    epochs = 50
-    batch = 16
-    micro_batch = 0               # items on the device at once; 0: the whole batch
-    learning_rate = 2e-5
-    warmup = 0.05                 # share of all steps
-    weight_decay = 1e-2
-    clip = 1.0
-    precision = "auto"            # f32 | bf16 | fp16; auto: bf16 on CUDA, f32 on the CPU
-    train_text = false
-
-    [augmentation]                # see the ranges in the documentation of each
-    flip = 0.5
-    crop_area = 0.85
-    crop_aspect = 1.05
-    brightness = 0.05
-    contrast = 0.05
-
-    [keep]
-    checkpoint_steps = 500        # beside the one after every epoch
-    unreadable = 0.01             # most items, as a share, that may be unreadable
-
-    # Instead of a bundle, or in place of a part of it: the sections [text] and [[experts]] of a bundle's description
-    # (`pcqa-train bundle --help`), where an expert may also have
-    #   pretrained = "upstream.safetensors"     # replaces the tensors of backbone.weights that it has
-    #   latent = 1024, hidden = 1024            # of a new head, where `head` is left out
-    # A video expert may begin as an image expert, with its backbone and its head: it gets a temporal module that changes
-    # nothing at first.
-
-    # A student: see `pcqa-train distil --help`
-    # [teacher]
-    # bundle = "ensemble"
-    # share = 0.5
-    # tta = true
-
-A run's folder has its settings with every default (run.toml), what it began with (record.json), who was trained on (split.csv), every step's loss (steps.csv), the best epoch's predictions (held_out.csv), checkpoints with the links `last` and `best`, event files for TensorBoard (events), and a page (report.html). A run that was killed goes on with --resume and has the same losses as if it had not been."#;
 
 /// What a run needs of the machine it is on; none of it changes a result.
 #[derive(Debug, Clone, Args)]
@@ -179,18 +132,32 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
         settings.data = Some(absolute(&data)?);
     }
     ensure!(settings.data.is_some(), "--data: is missing, and {} has no data either", config.display());
-    let all_folds = arguments.folds.filter(|_| arguments.fold.is_none());
-    if arguments.folds.is_some() {
-        (settings.split.folds, settings.split.fold) = (arguments.folds, arguments.fold.or(Some(0)));
-    }
+    choose_fold(arguments, &mut settings)?;
     change(&mut settings);
     settings.check()?;
-    for (name, folder) in runs(&config::all(&settings)?, arguments)? {
-        let settings = config::resolve(&settings, &name)?;
+    let all_folds = arguments.folds.filter(|_| arguments.fold.is_none());
+    for (settings, folder) in experts::chosen(&settings, arguments.expert.as_deref(), &arguments.out)? {
+        let machine = &arguments.machine;
         match all_folds {
-            Some(count) => folds::cross_validate(&settings, count, &folder, &arguments.machine)?,
-            None => drop(run(&settings, &folder, &arguments.machine)?),
+            Some(count) => folds::cross_validate(&settings, count, &folder, machine)?,
+            None if arguments.expert.as_deref() == Some(ALL) => drop(run_or_go_on(&settings, &folder, machine)?),
+            None => drop(run(&settings, &folder, machine)?),
         }
+    }
+    Ok(())
+}
+
+fn choose_fold(arguments: &Arguments, settings: &mut Settings) -> anyhow::Result<()> {
+    let split = &mut settings.split;
+    split.folds = arguments.folds.or(split.folds);
+    match (arguments.fold, split.folds) {
+        (Some(fold), None) => bail!(
+            "--fold: is {fold}, but nothing says of how many parts; `--folds 5 --fold {fold}` holds part {fold} of five \
+             out, from 0, and `--folds 5` alone each of them once"
+        ),
+        (Some(fold), Some(_)) => split.fold = Some(fold),
+        // Each run of a cross-validation has its own.
+        (None, _) => split.fold = arguments.folds.map(|_| 0).or(split.fold),
     }
     Ok(())
 }
@@ -199,9 +166,16 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
 fn run(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
     let shown = folder.display();
     ensure!(!is_run(folder), "{shown}: holds a run already; --resume goes on with it");
-    std::fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
+    let was_unused = is_unused(folder);
+    fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
     let _lock = RunLock::take(folder)?;
-    let mut session = setup::begin(settings, folder, machine).with_context(|| shown.to_string())?;
+    let begun = setup::begin(settings, folder, machine).inspect_err(|_| {
+        // A start that came to nothing leaves no folder that looks like a run.
+        if was_unused && !is_run(folder) {
+            drop(fs::remove_dir_all(folder));
+        }
+    });
+    let mut session = begun.with_context(|| shown.to_string())?;
     native::keep_freed_memory();
     session.run().with_context(|| shown.to_string())
 }
@@ -235,13 +209,17 @@ fn go_on(folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
 
 fn resume(arguments: &Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
-    let folders = match (&arguments.expert, is_run(out)) {
-        (_, true) => vec![out.clone()],
-        (Some(name), false) if name != ALL => vec![out.join(name)],
-        _ => runs_in(out)?,
-    };
-    for folder in folders {
-        go_on(&folder, &arguments.machine)?;
+    match (&arguments.expert, is_run(out)) {
+        (_, true) => drop(go_on(out, &arguments.machine)?),
+        (Some(name), false) if name != ALL => drop(go_on(&out.join(name), &arguments.machine)?),
+        _ => {
+            let folders = runs_in(out)?;
+            for folder in &folders {
+                go_on(folder, &arguments.machine)?;
+            }
+            let (shown, count) = (out.display(), folders.len());
+            eprintln!("{shown}: {count} runs are finished; the first command again begins those that are missing");
+        }
     }
     Ok(())
 }
@@ -249,7 +227,7 @@ fn resume(arguments: &Arguments) -> anyhow::Result<()> {
 /// The folders in `out` that hold a run.
 fn runs_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shown = out.display();
-    let entries = std::fs::read_dir(out).with_context(|| format!("{shown}: cannot be read"))?;
+    let entries = fs::read_dir(out).with_context(|| format!("{shown}: cannot be read"))?;
     let mut folders = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("{shown}: cannot be read"))?.path();
@@ -257,20 +235,9 @@ fn runs_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
             folders.push(path);
         }
     }
-    ensure!(!folders.is_empty(), "{shown}: holds no run");
+    ensure!(!folders.is_empty(), "{shown}: holds no run, nor does a folder in it");
     folders.sort();
     Ok(folders)
-}
-
-/// Names of the experts that are trained, each with its folder.
-fn runs(settings: &Settings, arguments: &Arguments) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let names: Vec<&String> = settings.experts.iter().map(|expert| &expert.name).collect();
-    match (arguments.expert.as_deref(), names.as_slice()) {
-        (Some(ALL), _) => Ok(names.iter().map(|name| ((*name).clone(), arguments.out.join(name))).collect()),
-        (Some(name), _) => Ok(vec![(name.to_owned(), arguments.out.clone())]),
-        (None, [name]) => Ok(vec![((*name).clone(), arguments.out.clone())]),
-        (None, names) => bail!("--expert: is missing; it is one of {names:?}, or {ALL}"),
-    }
 }
 
 /// `data` with absolute paths, so that a run can go on from anywhere.

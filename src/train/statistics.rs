@@ -94,6 +94,17 @@ impl Metrics {
             self.srcc_within_generator,
         ]
     }
+
+    /// Why the tables of `all` have gaps; None where they have none.
+    pub fn gaps<'a>(all: impl IntoIterator<Item = &'a Self>) -> Option<String> {
+        let has_gap = all.into_iter().any(|metrics| metrics.figures().contains(&None));
+        has_gap.then(|| {
+            format!(
+                "not defined; SRCC within generator takes two generators of at least {MIN_GENERATOR_ITEMS} items each, and \
+                 every correlation predictions and MOS that differ"
+            )
+        })
+    }
 }
 
 /// Fewest items of a generator whose SRCC counts.

@@ -55,8 +55,8 @@ pub struct Arguments {
     /// from the one part has seen a prompt of the other.
     #[arg(long, value_enum, default_value_t = Part::All)]
     pub part: Part,
-    /// Width and height of all that is written, in pixels.
-    #[arg(long, value_name = "PIXELS", default_value_t = 112, value_parser = clap::value_parser!(u32).range(16..=2048))]
+    /// Width and height of all that is written, in pixels. The bundle that is compiled in learnt from the default.
+    #[arg(long, value_name = "PIXELS", default_value_t = 56, value_parser = clap::value_parser!(u32).range(16..=2048))]
     pub side: u32,
     /// Folder to write, which must be absent or empty; its list is info.csv.
     #[arg(long, value_name = "DIR")]

@@ -18,6 +18,26 @@ fn check(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
+fn a_list_without_rows_is_that_and_nothing_else() {
+    let folder = Folder::new();
+    folder.add("info.csv", b"path,prompt,mos\n");
+    let (status, text, error) = check(&folder, &[]);
+    assert_eq!(status, 1);
+    assert!(text.contains("0, 0 usable") && !text.contains("predicted"), "{text}");
+    assert!(error.contains("holds no rows"), "{error}");
+}
+
+#[test]
+fn one_mos_is_one_bin() {
+    let folder = Folder::with(&["a.png", "b.png"]);
+    folder.add("info.csv", b"path,prompt,mos\na.png,cat,3\nb.png,dog,3\n");
+    let (_, text, _) = check(&folder, &[]);
+    let bins: Vec<&str> = text.lines().skip_while(|line| !line.contains("mos from")).skip(1).collect();
+    assert_eq!(bins.iter().filter(|line| line.contains('#')).count(), 1, "{text}");
+    assert!(bins[0].split_whitespace().take(3).eq(["3.00", "3.00", "2"]) && bins.len() == 1, "{text}");
+}
+
+#[test]
 fn it_counts_what_is_there_and_lists_what_is_not() {
     let folder = Folder::new();
     let mut list = "path,prompt,mos,generator\n".to_owned();

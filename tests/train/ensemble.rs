@@ -49,7 +49,9 @@ fn runs_become_a_calibrated_bundle_with_a_card() {
     }
     assert!(manifest.mos.min >= 1.0 && manifest.mos.max <= 5.0, "{:?}", manifest.mos);
     let card = fs::read_to_string(out.join("MODEL_CARD.md")).unwrap();
-    for part in ["## Intended use", "## Figures", "Measured on few", "image_efficientvit", "Apache-2.0"] {
+    for part in
+        ["## Intended use", "## Figures", "Measured on few", "image_efficientvit", "Apache-2.0", "A dash: not defined"]
+    {
         assert!(card.contains(part), "{part}");
     }
 
@@ -82,6 +84,21 @@ fn what_does_not_belong_together_is_refused() {
     assert!(!out.exists());
     let (_directory, _, mut command) = bundle(&[Path::new("nowhere")], &[]);
     assert!(refuse(&mut command).contains("nowhere"));
+
+    // Opinions turned round, of prompts that it was not trained on.
+    let turned = tempfile::tempdir().unwrap();
+    let data = PathBuf::from(MATERIAL.path("data"));
+    let list = fs::read_to_string(data.join("info.csv")).unwrap();
+    let mut rows = String::from("path,prompt,mos\n");
+    for line in list.lines().skip(1) {
+        let (name, mos) = first_and(line, 2);
+        fs::copy(data.join(name), turned.path().join(name)).unwrap();
+        rows += &format!("{name},another prompt,{}\n", 6.0 - mos);
+    }
+    fs::write(turned.path().join("info.csv"), rows).unwrap();
+    let (_directory, _, mut command) = bundle(&[&folder], &["--data", &turned.path().to_string_lossy()]);
+    let said = refuse(&mut command);
+    assert!(said.contains("track image: the ensemble's z falls as MOS rises on the held-out items, by -"), "{said}");
 
     let learnt = Run::new(&SETTINGS.replace("held_out = 0.25", "held_out = 0.0"));
     let output = succeed(&mut learnt.begin(&[]));

@@ -106,7 +106,8 @@ fn what_people_see_is_a_table() {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     assert!(stdout.starts_with("Images: 23 items with MOS, 8 prompts\n"), "{stdout}");
-    for part in ["SRCC", "ensemble", "floor: generator, prompt", "brush", ".."] {
+    for part in ["SRCC", "ensemble", "floor: generator, prompt", "brush", "..", "-: not defined; SRCC within generator"]
+    {
         assert!(stdout.contains(part), "no {part} in {stdout}");
     }
     assert!(!stdout.contains("TTA"), "{stdout}");

@@ -160,6 +160,11 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("[recipe]\nepoch = 3\n", "recipe"),
         ("[split]\nfolds = 5\n", "split.fold: is missing"),
         ("[split]\nheld_out = 1.0\n", "split.held_out: is 1, expected 0 to below 1"),
+        ("[recipe]\nbatch = -3\n", "recipe.batch: invalid value: integer `-3`, expected a whole number, 1 to 65536"),
+        ("[recipe]\nwarmup = \"a bit\"\n", "recipe.warmup: invalid type: string \"a bit\", expected a number, 0 to 1"),
+        ("[recipe]\ntrain_text = 1\n", "recipe.train_text: invalid type: integer `1`, expected true or false"),
+        ("seed = -1\n", "seed: invalid value: integer `-1`, expected a whole number, at least 0"),
+        ("[augmentation]\nflip = 2.0\n", "augmentation.flip: 2 is not from 0 to 1"),
         ("device = \"tpu\"\n", "device"),
     ] {
         let run = Run::new(settings.strip_prefix("device").map_or(settings, |_| ""));
@@ -169,7 +174,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         }
         let said = refuse(&mut run.begin(&[]));
         assert!(said.contains(expected), "{settings}: {said}");
-        assert!(!run.folder().join("run.toml").exists());
+        assert!(!run.folder().exists());
     }
 }
 

@@ -11,6 +11,7 @@ mod loading;
 mod problems;
 mod report;
 mod runs;
+mod several;
 mod splits;
 mod statistics;
 mod support;

@@ -108,6 +108,7 @@ fn every_part_is_on_the_page() {
     let with_name = |name: &str| document.descendants().filter(|node| node.has_tag_name(name)).count();
     let srcc = report.sections[0].rows[0].1.srcc.unwrap().value;
     assert!(page.contains(&format!("<b>{srcc:.3}</b>")));
+    assert!(page.contains("–: not defined"));
     assert_eq!(with_class("mark"), 3, "a mark in the ranking for each system that has an SRCC");
     assert_eq!(with_class("bar"), 1, "an interval where there is one");
     assert_eq!(with_class("box"), 4, "a box for each generator");

@@ -1,6 +1,8 @@
 //! Figures against SciPy's, their intervals, and what is not defined.
 
-use pcqa::train::statistics::{Figure, Judged, Logistic, Metrics, by_generator, krcc, plcc, rmse, srcc};
+use pcqa::train::statistics::{
+    Figure, GeneratorFigures, Judged, Logistic, Metrics, by_generator, krcc, plcc, rmse, srcc,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
@@ -187,6 +189,21 @@ fn within_generators_nothing_is_gained_by_telling_them_apart() {
     );
     let mean = figures.iter().map(|figures| figures.srcc.unwrap()).sum::<f64>() / 3.0;
     assert!((mean - within.value).abs() < 1e-12);
+}
+
+#[test]
+fn gaps_are_explained_where_there_are_any() {
+    let mos: Vec<f64> = (0..20).map(f64::from).collect();
+    let mut all = judged(&mos, &mos, 10);
+    let metrics = Metrics::without_intervals(&all);
+    let said = Metrics::gaps([&metrics]).unwrap();
+    assert!(said.contains("at least 5 items"), "{said}");
+    (0..).zip(&mut all).for_each(|(i, item)| item.generator = Some((i % 2).to_string()));
+    let whole = Metrics::without_intervals(&all);
+    assert_eq!(Metrics::gaps([&whole]), None);
+    assert!(Metrics::gaps([&whole, &metrics]).is_some());
+    assert_eq!(GeneratorFigures::gaps(&by_generator(&all)), None);
+    assert!(GeneratorFigures::gaps(&by_generator(&all[..3])).is_some());
 }
 
 #[test]

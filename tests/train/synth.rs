@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use pcqa::media::{Cancel, DecoderConfig, DecoderPool, VideoLimits};
+use pcqa::model::Bundle;
 use pcqa::train::synth::{Arguments, LIST, Part, run};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -18,6 +20,20 @@ struct Data {
 
 fn arguments(out: &Path) -> Arguments {
     Arguments { seed: 1, images: 0, videos: 0, photographs: None, part: Part::All, side: 48, out: out.to_owned() }
+}
+
+/// As `pcqa-train synth` is called without a side.
+#[derive(clap::Parser)]
+struct Bare {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+#[test]
+fn the_usual_side_is_what_the_compiled_in_bundle_learnt() {
+    let side = Bare::parse_from(["synth", "--out", "data"]).arguments.side;
+    let bundle = Bundle::demo().unwrap();
+    assert!(bundle.manifest().experts.iter().all(|expert| expert.input_size == side), "{side}");
 }
 
 fn synth(change: impl FnOnce(&mut Arguments)) -> Data {

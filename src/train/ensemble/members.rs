@@ -14,7 +14,7 @@ use crate::model::{ExpertSpec, FileDigest, Manifest};
 use crate::train::bundle::{Source, copy};
 use crate::train::checkpoint::{Epoch, Progress, read_progress};
 use crate::train::config::Settings;
-use crate::train::fit::{BACKBONE, HEAD, Record, read_record, read_settings, read_trained_on};
+use crate::train::fit::{BACKBONE, HEAD, Record, is_run, read_record, read_settings, read_trained_on};
 
 /// One run.
 pub(in crate::train) struct Member {
@@ -53,6 +53,8 @@ pub(super) fn read(folders: &[PathBuf], last: bool) -> anyhow::Result<Vec<Member
 }
 
 fn one(folder: &Path, last: bool) -> anyhow::Result<Member> {
+    ensure!(folder.is_dir(), "is no folder");
+    ensure!(is_run(folder), "holds no run; --runs takes the folder of each run, one for each expert");
     let settings = read_settings(folder)?;
     let record = read_record(folder)?;
     let checkpoint = folder.join(if last { "last" } else { "best" });

@@ -110,9 +110,13 @@ fn summarise(bundle: &Bundle, all: &[Raw]) -> anyhow::Result<Measured> {
             }
         }
     }
-    let line = Line::fit(&pairs.values().cloned().collect::<Vec<_>>())?;
-    let fits = pairs.into_iter().map(|(track, pairs)| Ok((track, Line::fit(&[pairs])?)));
-    Ok(Measured { calibration, line, fits: fits.collect::<anyhow::Result<_>>()? })
+    let mut fits = BTreeMap::new();
+    for (&track, pairs) in &pairs {
+        let fit = Line::fit(std::slice::from_ref(pairs)).with_context(|| format!("track {}", track.name()))?;
+        fits.insert(track, fit);
+    }
+    let line = Line::fit(&pairs.into_values().collect::<Vec<_>>())?;
+    Ok(Measured { calibration, line, fits })
 }
 
 impl Raw {

@@ -137,7 +137,7 @@ impl TrackOutcome {
     fn text(&self) -> String {
         let prompts = self.rows.first().map_or(0, |row| row.figures.1.prompts);
         let mut text = format!("{}: {} items with MOS, {prompts} prompts\n", title(self.track), self.judged.len());
-        text += &table(&self.rows()).to_string();
+        text += &table(&self.rows());
         if !self.generators.is_empty() {
             text += &format!("\n\n{}", generators(&self.generators));
         }

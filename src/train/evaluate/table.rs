@@ -4,8 +4,8 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::train::statistics::{Figure, GeneratorFigures, Metrics};
 
-/// A row for each system: every figure with its interval below it.
-pub fn table(rows: &[(String, Metrics)]) -> Table {
+/// A row for each system: every figure with its interval below it. A line below the table says why there are gaps.
+pub fn table(rows: &[(String, Metrics)]) -> String {
     let mut table = Table::new();
     // The last word of a long title goes below the others.
     let titles = Metrics::TITLES.iter().map(|title| title.rsplitn(2, ' ').collect::<Vec<_>>());
@@ -19,11 +19,11 @@ pub fn table(rows: &[(String, Metrics)]) -> Table {
         cells.push(Cell::new(metrics.items));
         table.add_row(cells);
     }
-    right_aligned(table)
+    noted(table, Metrics::gaps(rows.iter().map(|(_, metrics)| metrics)))
 }
 
-/// A row for each generator.
-pub(super) fn generators(figures: &[GeneratorFigures]) -> Table {
+/// A row for each generator, and why there are gaps.
+pub(super) fn generators(figures: &[GeneratorFigures]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["generator", "items", "mean MOS", "mean predicted", "SRCC"]);
     for figures in figures {
@@ -35,15 +35,15 @@ pub(super) fn generators(figures: &[GeneratorFigures]) -> Table {
             figures.srcc.map_or("-".to_owned(), |srcc| format!("{srcc:.3}")),
         ]);
     }
-    right_aligned(table)
+    noted(table, GeneratorFigures::gaps(figures))
 }
 
-/// All columns but the first.
-fn right_aligned(mut table: Table) -> Table {
+/// With all columns but the first to the right, and what its dashes mean.
+fn noted(mut table: Table, gaps: Option<String>) -> String {
     table.column_iter_mut().skip(1).for_each(|column| {
         column.set_cell_alignment(CellAlignment::Right);
     });
-    table
+    gaps.map_or_else(|| table.to_string(), |gaps| format!("{table}\n-: {gaps}"))
 }
 
 fn text(figure: Option<Figure>) -> String {

@@ -54,8 +54,15 @@ pub(super) fn resume(folder: &Path, machine: &Machine) -> anyhow::Result<Session
         }
         None => (data.start(&settings, device)?.0, Progress::default()),
     };
-    eprintln!("{}: goes on after step {}", folder.display(), progress.step);
-    data.session(settings, folder, machine, learner, progress)
+    let step = progress.step;
+    let session = data.session(settings, folder, machine, learner, progress)?;
+    let (shown, steps) = (folder.display(), session.run.schedule.steps());
+    if step < steps {
+        eprintln!("{shown}: goes on after step {step} of {steps}");
+    } else {
+        eprintln!("{shown}: is finished, all {steps} steps are done");
+    }
+    Ok(session)
 }
 
 /// Whether the run in `folder` is one of `settings`.

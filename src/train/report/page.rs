@@ -87,13 +87,19 @@ fn table(rows: &[(String, Metrics)]) -> String {
         let (name, items) = (escape(name), metrics.items);
         format!("<tr{class}><th>{name}</th>{cells}<td>{items}</td></tr>")
     };
+    let gaps = gaps(Metrics::gaps(rows.iter().map(|(_, metrics)| metrics)));
     let rows: String = rows.iter().map(row).collect();
     format!(
         "<div class=\"scroll\"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>\
          <p class=\"note\">Small figures are 95 % intervals, by resampling prompts. <i>Fitted</i> is after the logistic \
          curve of four parameters. Main is (SRCC + PLCC) / 2. Floors are predicted from the generator&#8217;s name and \
-         the prompt&#8217;s words alone, for prompts that they were not fitted on.</p>"
+         the prompt&#8217;s words alone, for prompts that they were not fitted on.{gaps}</p>"
     )
+}
+
+/// The end of a note under a table.
+fn gaps(why: Option<String>) -> String {
+    why.map(|why| format!(" –: {}.", escape(&why))).unwrap_or_default()
 }
 
 fn cell(figure: Option<Figure>) -> String {
@@ -154,9 +160,11 @@ fn generators(figures: &[GeneratorFigures]) -> String {
         format!("<tr><th>{generator}</th><td>{items}</td><td>{mos:.3}</td><td>{predicted:.3}</td><td>{srcc}</td></tr>")
     };
     let rows: String = figures.iter().map(row).collect();
+    let gaps = gaps(GeneratorFigures::gaps(figures));
+    let note = if gaps.is_empty() { gaps } else { format!(r#"<p class="note">{}</p>"#, gaps.trim()) };
     format!(
         "<div class=\"scroll\"><table class=\"narrow\"><thead><tr><th></th><th>items</th><th>mean MOS</th>\
-         <th>mean predicted</th><th>SRCC among them</th></tr></thead><tbody>{rows}</tbody></table></div>"
+         <th>mean predicted</th><th>SRCC among them</th></tr></thead><tbody>{rows}</tbody></table></div>{note}"
     )
 }
 

@@ -22,6 +22,14 @@ pub struct GeneratorFigures {
     pub srcc: Option<f64>,
 }
 
+impl GeneratorFigures {
+    /// Why a table of `all` has gaps; None where it has none.
+    pub fn gaps(all: &[Self]) -> Option<String> {
+        let has_gap = all.iter().any(|figures| figures.srcc.is_none());
+        has_gap.then(|| "not defined for one item, nor where all predictions or all MOS are the same".to_owned())
+    }
+}
+
 /// The figures of every generator by name; none where the items name none.
 pub fn by_generator(judged: &[Judged]) -> Vec<GeneratorFigures> {
     let figures = |(generator, items): (&str, Vec<usize>)| {

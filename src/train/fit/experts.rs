@@ -1,0 +1,57 @@
+//! Which experts one command trains, and in which folders.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::ALL;
+use crate::model::Track;
+use crate::train::config::{self, Settings};
+
+/// The settings of each expert that `name` asks for, with the folder of its run: that expert of `settings` or, where
+/// there is one, its only one, in `out`; or all, each in a folder of its name in `out`.
+pub(super) fn chosen(settings: &Settings, name: Option<&str>, out: &Path) -> anyhow::Result<Vec<(Settings, PathBuf)>> {
+    let settings = config::all(settings)?;
+    let names: Vec<&str> = settings.experts.iter().map(|expert| expert.name.as_str()).collect();
+    let name = match (name, names.as_slice()) {
+        (Some(ALL), _) => return every(&settings, out),
+        (Some(name), _) | (None, &[name]) => name,
+        (None, _) => {
+            bail!("--expert: is missing; it is one of {}, or {ALL} for one after the other", names.join(", "))
+        }
+    };
+    Ok(vec![(config::resolve(&settings, name)?, out.to_owned())])
+}
+
+/// Every expert of a track that there is something to learn of; says which are left out.
+fn every(settings: &Settings, out: &Path) -> anyhow::Result<Vec<(Settings, PathBuf)>> {
+    let tracks = tracks(settings)?;
+    let mut chosen = Vec::new();
+    for expert in &settings.experts {
+        if tracks.contains(&expert.track) {
+            chosen.push((config::resolve(settings, &expert.name)?, out.join(&expert.name)));
+        } else {
+            eprintln!("{}: is skipped, as the data have no {} to learn from", expert.name, expert.track.name());
+        }
+    }
+    ensure!(!chosen.is_empty(), "--expert {ALL}: the data have nothing that any of the experts could learn from");
+    Ok(chosen)
+}
+
+/// The tracks of the items that have a MOS or, with a teacher, of any.
+fn tracks(settings: &Settings) -> anyhow::Result<BTreeSet<Track>> {
+    let data = settings.data.as_ref().context("data: is missing")?;
+    let dataset = data.scan()?;
+    dataset.check(data.strict)?;
+    let mut items = dataset.items;
+    match &settings.teacher {
+        None => items.retain(|item| item.mos.is_some()),
+        Some(teacher) => {
+            for unlabelled in &teacher.unlabelled {
+                items.extend(unlabelled.scan()?.items);
+            }
+        }
+    }
+    Ok(items.iter().map(|item| item.track).collect())
+}
