@@ -6,7 +6,7 @@ pub(super) const HELP: &str = r#"A settings file with all that it may say, the p
     seed = 1
     bundle = "init"          # text towers and experts of a bundle;
                              # `pcqa-train init` writes an untrained one
-    fresh = false            # true: draw all weights of the experts anew, by seed
+    fresh = false            # true: draw all the experts' weights anew, by seed
     max_frames = 16          # most frames of a video, 1 to 64
     device = "auto"          # cpu | cuda | cuda:N | auto
     threads = 0              # CPU threads of one operation, up to 1024;
