@@ -54,13 +54,9 @@ once "$work/start" pcqa-train pretrain --bundle "$work/untrained" --seed 1 --out
 
 say "training experts; $work/logs says how they are doing"
 cp deploy/demo/image.toml deploy/demo/video.toml "$work"
-learn image_efficientvit &
+learn image_efficientvit video_efficientvit &
 lane=$!
-learn image_convnext image_eva02
-wait "$lane"
-learn video_efficientvit &
-lane=$!
-learn video_convnext
+learn image_convnext image_eva02 video_convnext
 wait "$lane"
 
 say "calibrating on what was held out, and judging on the test part"

@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 96000, value_parser = clap::value_parser!(u32).range(64..))]
     pub prompts: u32,
     /// Pictures that the backbones and the heads learn from, all of them in memory.
-    #[arg(long, value_name = "N", default_value_t = 32000, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, value_name = "N", default_value_t = 64000, value_parser = clap::value_parser!(u32).range(64..))]
     pub pictures: u32,
     /// Passes over the prompts, and over the pictures.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

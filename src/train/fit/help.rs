@@ -49,7 +49,7 @@ pub(super) const HELP: &str = r#"A settings file with all that it may say, the p
     #   latent = 1024                         # widths of a new head, where
     #   hidden = 1024                         # `head` is left out, 1 to 65536
     # A video expert may begin as an image expert, with its backbone and its
-    # head: it gets a temporal module that changes nothing at first.
+    # head: of a still clip it says at first what that one says of a frame.
 
     # A student: see `pcqa-train distil --help`
     # [teacher]

@@ -81,7 +81,7 @@ pub(in crate::train) fn parameters(
         Some(path) => {
             let head = read(path, device)?;
             let still = spec.track == Track::Video && !head.learnable().any(|(key, _)| key.starts_with("temporal."));
-            let head = if still { initial::with_temporal(&head, network.channels())? } else { head };
+            let head = if still { initial::with_temporal(&head, network.channels(), seed)? } else { head };
             if fresh { initial::redrawn(&head, "head", seed)? } else { head }
         }
         None => {

@@ -21,7 +21,7 @@ use crate::train::trial;
 /// Prompts a picture.
 const PROMPTS: usize = 4;
 /// Passes over all pairs: they cost little, since no backbone computes.
-const EPOCHS: u32 = 8;
+const EPOCHS: u32 = 4;
 const BATCH: usize = 256;
 
 /// Pairs of a picture and a prompt; those of picture i are [`PROMPTS`] in a row.
@@ -88,7 +88,7 @@ impl Pairs {
         let channels = features.size2()?.1;
         let recipe = Recipe { epochs: EPOCHS, batch: BATCH, learning_rate: 3e-3, ..Recipe::default() };
         let schedule = Schedule::new((0..count as usize).collect(), &recipe, seed);
-        learn("head", &[head], &schedule, |batch| {
+        learn(&format!("{}, head", spec.name), &[head], &schedule, |batch| {
             let indices = |divisor: usize| {
                 Tensor::f_from_slice(&batch.iter().map(|&pair| (pair / divisor) as i64).collect::<Vec<_>>())
             };

@@ -12,7 +12,7 @@ use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
 
 /// Least standard deviation that numbers are divided by: some are 0 in all scenes.
-const LEAST_STD: f64 = 0.05;
+const LEAST_STD: f64 = 0.01;
 
 /// The linear layer, and what it is to read off each item.
 pub(super) struct Probe {
@@ -57,7 +57,7 @@ impl Probe {
     /// Teaches `networks`, whose embeddings of items `embed` gives, by `schedule`.
     pub(super) fn teach(
         &self,
-        message: &'static str,
+        message: &str,
         networks: &[&Parameters],
         schedule: &Schedule,
         mut embed: impl FnMut(&[usize]) -> anyhow::Result<Tensor>,
@@ -70,7 +70,7 @@ impl Probe {
 /// Lets `networks` learn from the `loss` of batches by `schedule`, and says what the mean loss over the last tenth of
 /// all steps was: the loss being a share of the variance of something, what they cannot tell of it.
 pub(super) fn learn(
-    message: &'static str,
+    message: &str,
     networks: &[&Parameters],
     schedule: &Schedule,
     mut loss: impl FnMut(&[usize]) -> anyhow::Result<Tensor>,
@@ -92,6 +92,7 @@ pub(super) fn learn(
     }
     bar.finish_and_clear();
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
-    eprintln!("{message}: {:.1} % of the variance is left", 100.0 * last.iter().sum::<f64>() / last.len() as f64);
+    let left = 100.0 * last.iter().sum::<f64>() / last.len() as f64;
+    progress::say(&format!("{message}: {left:.1} % of the variance is left"));
     Ok(())
 }

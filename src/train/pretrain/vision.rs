@@ -1,6 +1,9 @@
 //! Backbones that know what synthetic pictures show and how they are broken.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::Context;
 use rand::Rng;
@@ -15,7 +18,7 @@ use crate::train::initial::redrawn;
 use crate::train::schedule::Schedule;
 use crate::train::seed::rng;
 use crate::train::synth::Lesson;
-use crate::train::synth::scene::TRAITS;
+use crate::train::synth::distort::Distortion;
 
 /// Distortions are harder to see than colours and half of what a MOS is made of.
 const DISTORTION_WEIGHT: f32 = 4.0;
@@ -27,27 +30,60 @@ pub(super) fn pretrain(
     arguments: &Arguments,
     pictures: &BTreeMap<u32, Vec<Lesson>>,
 ) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    let mut learnt: Vec<(&ExpertSpec, u64, Vec<u8>)> = Vec::new();
+    let mut kinds: Vec<(&ExpertSpec, u64)> = Vec::new();
+    let mut kind_of: Vec<(&ExpertSpec, usize)> = Vec::new();
     for spec in &bundle.manifest().experts {
-        let file = bundle.file(&spec.backbone.weights)?;
-        let length = file.bytes().len() as u64;
-        let alike = |(other, bytes, _): &&(&ExpertSpec, u64, Vec<u8>)| {
+        let length = bundle.file(&spec.backbone.weights)?.bytes().len() as u64;
+        let alike = |(other, bytes): &(&ExpertSpec, u64)| {
             other.backbone.kind == spec.backbone.kind && other.input_size == spec.input_size && *bytes == length
         };
-        if let Some((_, _, bytes)) = learnt.iter().find(alike) {
-            files.insert(spec.backbone.weights.clone(), bytes.clone());
-            continue;
+        let kind = kinds.iter().position(alike).unwrap_or(kinds.len());
+        if kind == kinds.len() {
+            kinds.push((spec, length));
         }
-        let pictures = pictures.get(&spec.input_size).context("there are pictures of every side")?;
-        // Made-up weights are spread so that every one of them shows in a score, not so that they learn well.
-        let shapes = Parameters::read(&spec.backbone.weights, file.bytes(), Device::Cpu)?;
-        let parameters = redrawn(&shapes, &spec.name, arguments.seed)?;
-        let bytes = teach(spec, parameters, pictures, arguments)?;
-        files.insert(spec.backbone.weights.clone(), bytes.clone());
-        learnt.push((spec, length, bytes));
+        kind_of.push((spec, kind));
     }
-    Ok(files)
+    let specs: Vec<&ExpertSpec> = kinds.into_iter().map(|(spec, _)| spec).collect();
+    let learnt = side_by_side(&specs, |spec| {
+        let pictures = pictures.get(&spec.input_size).context("there are pictures of every side")?;
+        let weights = &spec.backbone.weights;
+        // Made-up weights are spread so that every one of them shows in a score, not so that they learn well.
+        let shapes = Parameters::read(weights, bundle.file(weights)?.bytes(), Device::Cpu)?;
+        let parameters = redrawn(&shapes, &spec.name, arguments.seed)?;
+        teach(spec, parameters, pictures, arguments)
+    })?;
+    let file = |(spec, kind): (&ExpertSpec, usize)| Some((spec.backbone.weights.clone(), learnt.get(kind)?.clone()));
+    Ok(kind_of.into_iter().filter_map(file).collect())
+}
+
+/// What `learn` makes of every one of `items`, in their order. Small networks do not fill more than one core each: as
+/// many as there are threads learn at the same time, with one thread each, so that what comes out does not depend on the
+/// number of cores either.
+fn side_by_side<T: Send>(
+    items: &[&ExpertSpec],
+    learn: impl Fn(&ExpertSpec) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let lane = || {
+        let mut made = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            match items.get(number) {
+                Some(item) => made.push((number, learn(item))),
+                None => return made,
+            }
+        }
+    };
+    let threads = tch::get_num_threads();
+    tch::set_num_threads(1);
+    let mut made: Vec<(usize, anyhow::Result<T>)> = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(lane)).collect();
+        let joined = lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.flatten().collect()
+    });
+    tch::set_num_threads(threads);
+    made.sort_by_key(|(number, _)| *number);
+    made.into_iter().map(|(_, made)| made).collect()
 }
 
 fn teach(
@@ -68,8 +104,10 @@ fn teach(
     let recipe = Recipe { epochs, batch: 32, learning_rate: 2e-3, ..Recipe::default() };
     let schedule = Schedule::new((0..pictures.len()).collect(), &recipe, seed);
     let count = numbers.first().map_or(0, Vec::len);
-    let weights: Vec<f32> = (0..count).map(|number| if number < TRAITS { 1.0 } else { DISTORTION_WEIGHT }).collect();
-    Probe::new(width, &numbers, &weights, seed)?.teach("backbone", &[&parameters], &schedule, embed)?;
+    let weights: Vec<f32> = (0..count)
+        .map(|number| if number + Distortion::STILL.len() < count { 1.0 } else { DISTORTION_WEIGHT })
+        .collect();
+    Probe::new(width, &numbers, &weights, seed)?.teach(&spec.name, &[&parameters], &schedule, embed)?;
     Ok(parameters.serialise()?)
 }
 

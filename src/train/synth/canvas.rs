@@ -34,6 +34,11 @@ impl Canvas {
         self.pixels.iter().flatten().map(|value| (value + 0.5).clamp(0.0, 255.0) as u8).collect()
     }
 
+    /// In `light` times as much light.
+    pub(super) fn lit(&self, light: f32) -> Self {
+        Self { side: self.side, pixels: self.pixels.iter().map(|pixel| pixel.map(|value| value * light)).collect() }
+    }
+
     /// The pixel nearest to a place that may lie outside.
     pub(super) fn nearest(&self, x: isize, y: isize) -> Rgb {
         let last = self.side as isize - 1;

@@ -57,8 +57,7 @@ impl Distortion {
             Self::Banding => frames.iter_mut().for_each(|frame| spatial::banding(frame, strength)),
             Self::Jpeg => frames.iter_mut().for_each(|frame| jpeg::lose(frame, strength)),
             Self::Flicker => frames.iter_mut().for_each(|frame| {
-                let light = 1.0 + 0.6 * strength * rng.random_range(-1.0..1.0);
-                frame.pixels.iter_mut().for_each(|pixel| *pixel = pixel.map(|value| value * light));
+                *frame = frame.lit(1.0 + 0.6 * strength * rng.random_range(-1.0..1.0));
             }),
             Self::Drops => {
                 for i in 1..frames.len() {

@@ -113,12 +113,7 @@ impl Make<'_> {
 }
 
 /// The frames of a scene, broken: one, or those of a clip where something moves.
-pub(super) fn render(
-    scene: &Scene,
-    side: usize,
-    distortions: &[(Distortion, f32)],
-    rng: &mut ChaCha8Rng,
-) -> Vec<Canvas> {
+fn render(scene: &Scene, side: usize, distortions: &[(Distortion, f32)], rng: &mut ChaCha8Rng) -> Vec<Canvas> {
     let stage = Stage::new(scene, side, rng);
     let mut frames: Vec<Canvas> = match scene.motion {
         None => vec![stage.paint(0.5)],

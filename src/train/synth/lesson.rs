@@ -7,10 +7,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Part;
-use super::distort::Distortion;
-use super::item::render;
+use super::distort::{Distortion, distort};
 use super::label::{GENERATORS, Outcome};
 use super::scene::Scene;
+use super::stage::Stage;
 use crate::train::seed::rng;
 
 /// One picture.
@@ -18,7 +18,8 @@ use crate::train::seed::rng;
 pub struct Lesson {
     /// Packed RGB of a square.
     pub rgb: Vec<u8>,
-    /// The traits of what it shows, and the strength of every distortion of a picture.
+    /// The traits of what it shows; height and size of the first objects, and the mean brightness, which change from
+    /// frame to frame of a clip; and the strength of every distortion of a picture.
     pub numbers: Vec<f32>,
     /// What it shows.
     scene: Scene,
@@ -67,17 +68,32 @@ pub fn lessons(seed: u64, count: u32, side: u32) -> Vec<Lesson> {
 
 fn lesson(seed: u64, number: u32, side: u32) -> Lesson {
     let mut rng = rng(seed, &format!("lesson/{number}"));
-    let mut scene = Scene::draw(false, &mut rng);
-    while !Part::Train.has(&scene) {
-        scene = Scene::draw(false, &mut rng);
-    }
+    // Every third one is a moment of a clip.
+    let moving = number % 3 == 2;
+    let (staged, scene) = loop {
+        let staged = Scene::draw(moving, &mut rng);
+        // One moment does not say how things move.
+        let scene = Scene { motion: None, ..staged.clone() };
+        if [&staged, &scene].iter().all(|scene| Part::Train.has(scene)) {
+            break (staged, scene);
+        }
+    };
     let generator = &GENERATORS[rng.random_range(0..GENERATORS.len())];
     let distortions = generator.distorts(Distortion::STILL, &mut rng);
+    let stage = Stage::new(&staged, side as usize, &mut rng);
+    let (time, light) = if moving { (rng.random(), rng.random_range(0.4..1.6)) } else { (0.5, 1.0) };
+    let mut picture = [stage.paint(time)];
+    distort(&mut picture, &distortions, &mut rng);
+    let [picture] = picture;
+    let rgb: Vec<u8> = picture.lit(light).to_bytes();
+
     let strength = |distortion: &Distortion| {
         distortions.iter().find(|(other, _)| other == distortion).map_or(0.0, |(_, strength)| *strength)
     };
+    let brightness = rgb.iter().map(|&value| f64::from(value)).sum::<f64>() / (255.0 * rgb.len() as f64);
     let mut numbers = scene.traits().to_vec();
+    numbers.extend(stage.first(scene.count, time));
+    numbers.push(brightness as f32);
     numbers.extend(Distortion::STILL.iter().map(strength));
-    let frames = render(&scene, side as usize, &distortions, &mut rng);
-    Lesson { rgb: frames.iter().flat_map(|frame| frame.to_bytes()).collect(), numbers, scene }
+    Lesson { rgb, numbers, scene }
 }

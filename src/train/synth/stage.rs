@@ -55,6 +55,13 @@ impl Stage {
         }
         canvas
     }
+
+    /// Mean height of the first objects and their radius at `time`, in units of the picture's side.
+    pub(super) fn first(&self, count: u32, time: f32) -> [f32; 2] {
+        let actors: Vec<Actor> = self.actors.iter().take(count as usize).map(|actor| actor.at(time)).collect();
+        let height = actors.iter().map(|actor| actor.centre.1).sum::<f32>() / actors.len().max(1) as f32;
+        [height, actors.first().map_or(0.0, |actor| actor.radius)]
+    }
 }
 
 type Cell = (u32, u32);
@@ -85,10 +92,10 @@ impl Actor {
         let (mut centre, mut radius) = (self.centre, self.radius);
         match self.motion {
             None => {}
-            Some(Motion::Rising) => centre.1 += 0.16 * (0.5 - time),
-            Some(Motion::Falling) => centre.1 -= 0.16 * (0.5 - time),
-            Some(Motion::Growing) => radius *= 0.6 + 0.6 * time,
-            Some(Motion::Shrinking) => radius *= 1.2 - 0.6 * time,
+            Some(Motion::Rising) => centre.1 += 0.3 * (0.5 - time),
+            Some(Motion::Falling) => centre.1 -= 0.3 * (0.5 - time),
+            Some(Motion::Growing) => radius *= 0.4 + 0.8 * time,
+            Some(Motion::Shrinking) => radius *= 1.2 - 0.8 * time,
         }
         Self { centre, radius, ..*self }
     }
