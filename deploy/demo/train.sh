@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains an ensemble from nothing on synthetic data: the demo's. Meant for less than 45 minutes on 2 idle cores.
+# Trains an ensemble from nothing on synthetic data: the demo's. Takes some 46 minutes on 2 idle cores.
 #
 #   deploy/demo/train.sh target/release target/demo
 #
