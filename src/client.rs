@@ -15,6 +15,7 @@ mod rank;
 mod score;
 mod send;
 mod text;
+mod trust;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -84,6 +84,30 @@ const TEXT_CACHE_BYTES: Metric =
     metric("pcqa_text_cache_bytes", Kind::Gauge, Unit::Bytes, "prompt embeddings that are kept on a device, by device");
 const TEXT_CACHE_ENTRIES: Metric =
     metric("pcqa_text_cache_entries", Kind::Gauge, Unit::Count, "prompts whose embeddings are kept, by device");
+const UNAUTHENTICATED: Metric = metric(
+    "pcqa_unauthenticated_total",
+    Kind::Counter,
+    Unit::Count,
+    "calls without a valid API key, by reason: missing, malformed, unknown",
+);
+const KEY_LIMITED: Metric = metric(
+    "pcqa_key_limited_total",
+    Kind::Counter,
+    Unit::Count,
+    "calls and items over a limit of their API key, by the key's name and reason: calls, rate",
+);
+const CERTIFICATE_EXPIRY: Metric = metric(
+    "pcqa_tls_certificate_expiry_timestamp_seconds",
+    Kind::Gauge,
+    Unit::Seconds,
+    "when the server's certificate ends, in seconds since 1970",
+);
+const RELOADS: Metric = metric(
+    "pcqa_bundle_reloads_total",
+    Kind::Counter,
+    Unit::Count,
+    "attempts to load the bundle again, by outcome: loaded, unchanged, failed (the old one is still served)",
+);
 
 /// Every metric that there is.
 pub const TABLE: &[Metric] = &[
@@ -98,6 +122,10 @@ pub const TABLE: &[Metric] = &[
     TEXT_CACHE,
     TEXT_CACHE_BYTES,
     TEXT_CACHE_ENTRIES,
+    UNAUTHENTICATED,
+    KEY_LIMITED,
+    CERTIFICATE_EXPIRY,
+    RELOADS,
 ];
 
 /// Collects metrics from now on and serves them at `http://listen/metrics`. Needs a tokio runtime around it; once per
@@ -162,6 +190,26 @@ pub fn text_cache(device: &str, hits: usize, misses: usize, entries: usize, byte
     counter!(TEXT_CACHE.name, "outcome" => "miss").increment(misses as u64);
     gauge!(TEXT_CACHE_ENTRIES.name, "device" => device.to_owned()).set(entries as f64);
     gauge!(TEXT_CACHE_BYTES.name, "device" => device.to_owned()).set(bytes as f64);
+}
+
+/// A call brought no valid key.
+pub fn unauthenticated(reason: &'static str) {
+    counter!(UNAUTHENTICATED.name, "reason" => reason).increment(1);
+}
+
+/// A call or an item was over a limit of the key's holder.
+pub fn key_limited(holder: &str, reason: &'static str) {
+    counter!(KEY_LIMITED.name, "key" => holder.to_owned(), "reason" => reason).increment(1);
+}
+
+/// The certificate that is shown from now on ends then, since 1970.
+pub fn certificate_expiry(end: Duration) {
+    gauge!(CERTIFICATE_EXPIRY.name).set(end.as_secs_f64());
+}
+
+/// The bundle was loaded again, or not.
+pub fn reload(outcome: &'static str) {
+    counter!(RELOADS.name, "outcome" => outcome).increment(1);
 }
 
 #[cfg(test)]

@@ -23,6 +23,14 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Gives memory that is free now back to the kernel, once: after a bundle was let go, its gigabytes.
+pub fn give_back_memory() {
+    // SAFETY: malloc_trim may be called by any thread at any time, and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Maps a bundle's file. Weights are gigabytes: mapped, they are shared between processes and leave memory when it is
 /// needed elsewhere.
 ///

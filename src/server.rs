@@ -3,15 +3,20 @@
 
 mod call;
 mod config;
+mod connections;
 mod convert;
 mod decode;
 mod error;
+mod health;
 mod life;
 mod load;
+mod reload;
 mod scoring;
+mod served;
 mod service;
 mod shares;
 mod stream;
+mod trust;
 
 pub use config::{Config, ConfigError, Parsed};
 pub use life::{Ending, log, run};

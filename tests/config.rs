@@ -219,3 +219,23 @@ fn a_device_that_is_not_there_is_named() {
 fn one_connection_can_hold_a_rank_call_and_a_message_of_the_longest_kind() {
     Call::new(&["--max-queue-frames=64", "--max-in-flight-bytes=134217728"]).printed();
 }
+
+#[test]
+fn nobody_listens_to_everybody_by_accident() {
+    for listen in ["0.0.0.0:1", "[::]:1"] {
+        let listen = format!("--listen={listen}");
+        let line = Call::new(&[&listen]).refused();
+        assert!(line.contains("keys_file") && line.contains("allow_unprotected"), "{line}");
+        let line = Call::new(&[&listen, "--tls-certificate=c", "--tls-key=k"]).refused();
+        assert!(line.contains("keys_file"), "TLS alone keeps nobody out: {line}");
+        Call::new(&[&listen]).env("PCQA_ALLOW_UNPROTECTED", "true").printed();
+        Call::new(&[&listen, "--keys-file=keys"]).printed();
+        Call::new(&[&listen, "--tls-certificate=c", "--tls-key=k", "--tls-client-ca=ca"]).printed();
+    }
+    for listen in ["127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        Call::new(&[&format!("--listen={listen}")]).printed();
+    }
+    for half in ["--tls-certificate=c", "--tls-key=k", "--tls-client-ca=ca"] {
+        assert!(Call::new(&[half]).refused().contains("too"), "{half}");
+    }
+}

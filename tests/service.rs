@@ -16,7 +16,11 @@ mod media;
 mod metrics;
 #[path = "service/raw.rs"]
 mod raw;
+#[path = "service/reload.rs"]
+mod reload;
 #[path = "service/scores.rs"]
 mod scores;
 #[path = "service/timings.rs"]
 mod timings;
+#[path = "service/trust.rs"]
+mod trust;

@@ -20,6 +20,7 @@ Examples:
   pcqa rank a.png b.png c.png --prompt \"a red fox in the snow\"
   pcqa bench --sweep --plot saturation.svg
   pcqa --server http://gpu-host:50051 info --output json
+  pcqa --server https://gpu-host:50051 --tls-ca ca.pem --key-file key.txt info
 
 Exit status:
   0  every item has a score
@@ -96,7 +97,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
-    /// Where pcqa-server listens
+    /// Where pcqa-server listens; https:// for TLS
     #[arg(
         long,
         global = true,
@@ -110,6 +111,24 @@ pub(super) struct ServerArgs {
     /// model's description may take as long
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub connect_timeout: Duration,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrustArgs {
+    /// PEM file of the authorities that may have signed the server's certificate. Default: those of this machine
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file of the certificate to show a server that asks for one; needs --tls-key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of that certificate's private key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the API key to send, alone on its first line; or the key itself in PCQA_API_KEY
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -231,13 +250,14 @@ pub(super) enum InfoForm {
     Json,
 }
 
-/// `http://host:port`, or `host:port` for short.
+/// `http://host:port`, or `host:port` for short, or `https://host:port`.
 fn parse_server(text: &str) -> Result<Uri, String> {
+    const EXPECTED: &str = "expected http://HOST:PORT or https://HOST:PORT";
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let uri: Uri = url.parse().map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
+    let uri: Uri = url.parse().map_err(|error| format!("{error}; {EXPECTED}"))?;
     match uri.scheme_str() {
-        Some("http") => Ok(uri),
-        other => Err(format!("scheme {} is not supported; expected http://HOST:PORT", other.unwrap_or("of nothing"))),
+        Some("http" | "https") => Ok(uri),
+        other => Err(format!("scheme {} is not supported; {EXPECTED}", other.unwrap_or("of nothing"))),
     }
 }
 
@@ -257,7 +277,8 @@ mod tests {
     #[test]
     fn a_server_needs_no_scheme_and_takes_no_other() {
         assert_eq!(parse_server("localhost:50051").unwrap(), parse_server("http://localhost:50051").unwrap());
-        assert!(parse_server("https://localhost:50051").unwrap_err().contains("https"));
+        assert_eq!(parse_server("https://localhost:50051").unwrap().scheme_str(), Some("https"));
+        assert!(parse_server("ftp://localhost:50051").unwrap_err().contains("ftp"));
         assert!(parse_server("http://").is_err());
     }
 

@@ -3,10 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use super::args::ServerArgs;
 use super::call;
+use super::trust::{self, ApiKey};
 use super::{Error, complain};
 use crate::proto::scoring_service_client::ScoringServiceClient;
 use crate::proto::{GetModelRequest, Limits, ModelInfo};
@@ -14,11 +16,14 @@ use crate::proto::{GetModelRequest, Limits, ModelInfo};
 /// The server's limit is one of requests. Its answers may be longer; this is what gRPC clients take by default.
 const USUAL_LIMIT: usize = 4 << 20;
 
+/// Calls with the key, where there is one.
+pub type Client = ScoringServiceClient<InterceptedService<Channel, ApiKey>>;
+
 /// A server that answered.
 #[derive(Debug, Clone)]
 pub struct Session {
     /// Cheap to clone; takes and sends messages as long as the server does.
-    pub client: ScoringServiceClient<Channel>,
+    pub client: Client,
     /// What the server serves.
     pub model: ModelInfo,
     /// `model.limits`.
@@ -48,10 +53,12 @@ pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
         // Without these a call waits out its whole timeout when the server's machine vanishes.
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
+    let endpoint = trust::with_tls(endpoint, args)?;
+    let key = ApiKey::of(&args.trust)?;
     let start = Instant::now();
     let mut tries = 0;
     let (client, model) = loop {
-        let fault = match ask(&endpoint, args.connect_timeout).await {
+        let fault = match ask(&endpoint, &key, args.connect_timeout).await {
             Ok(found) => break found,
             Err(fault) => fault,
         };
@@ -70,15 +77,12 @@ pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
 }
 
 /// One try.
-async fn ask(
-    endpoint: &Endpoint,
-    timeout: Duration,
-) -> Result<(ScoringServiceClient<Channel>, Option<ModelInfo>), Fault> {
+async fn ask(endpoint: &Endpoint, key: &ApiKey, timeout: Duration) -> Result<(Client, Option<ModelInfo>), Fault> {
     let channel = endpoint.connect().await.map_err(|error| Fault {
         problem: format!("cannot connect: {}", call::root_cause(&error)),
         again: is_refusal(&error).then_some(None),
     })?;
-    let mut client = ScoringServiceClient::new(channel);
+    let mut client = ScoringServiceClient::with_interceptor(channel, key.clone());
     match call::once(timeout, GetModelRequest {}, async |request| client.get_model(request).await).await {
         Ok(answer) => Ok((client, answer.model)),
         Err(status) => Err(Fault {

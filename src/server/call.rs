@@ -1,4 +1,4 @@
-//! What holds for every call of the scoring service, before and after its handler: who calls, a place, the bytes that
+//! What holds for every call of the scoring service, before and after its handler: who calls and may they, a place, the bytes that
 //! are sent, a clock, a deadline, and one line in the log.
 //!
 //! The clock starts when the request's head arrives, so that it covers the upload, decoding, the queue and the device.
@@ -26,11 +26,11 @@ pub(super) use self::receive::Received;
 use super::config::TimeOptions;
 use super::error::ServiceError;
 use super::shares::{Share, Shares};
+use super::trust::{Door, Guest};
 use crate::engine::{Caller, Priority};
 use crate::metrics;
 
-/// A call's answer must reach tonic's own timer, which runs on the caller's deadline and says CANCELLED, before it
-/// rings.
+/// A call's answer must be there before the caller's own timer rings: many clients say CANCELLED then.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// What holds no media and tells callers the limits is answered however busy the service is.
@@ -45,6 +45,8 @@ const RPCS: [&str; 5] = ["ScoreImage", "ScoreVideo", "ScoreStream", "RankImages"
 pub(super) struct Call {
     /// Who calls.
     pub caller: Caller,
+    /// By whose key.
+    pub guest: Guest,
     /// What has been sent.
     pub received: Received,
     /// When the request's head arrived.
@@ -82,15 +84,17 @@ impl Call {
 #[derive(Clone)]
 pub(super) struct CallLayer {
     options: TimeOptions,
+    door: Door,
     callers: RandomState,
     places: Shares,
     bytes: Shares,
 }
 
 impl CallLayer {
-    pub fn new(options: &TimeOptions) -> Self {
+    pub fn new(options: &TimeOptions, door: Door) -> Self {
         Self {
             options: options.clone(),
+            door,
             callers: RandomState::new(),
             places: Shares::new(options.max_calls.get(), "calls in progress"),
             bytes: Shares::new(options.max_in_flight_bytes.get(), "bytes of requests held"),
@@ -104,6 +108,7 @@ impl CallLayer {
 
     fn admit(&self, rpc: &str, request: &Request<Body>) -> Result<Call, ServiceError> {
         let arrived = Instant::now();
+        let guest = self.door.admit(request.headers())?;
         let client_timeout = request.headers().get("grpc-timeout").map(|value| timeout::parse(value.as_bytes()));
         let client_timeout = match client_timeout {
             Some(None) => {
@@ -121,7 +126,16 @@ impl CallLayer {
         let caller = self.caller(request);
         let place = if rpc == WITHOUT_PLACE { None } else { Some(Arc::new(self.places.one(caller)?)) };
         let received = Received::new(self.bytes.none(caller));
-        Ok(Call { caller, received, arrived, client_timeout, timeout, deadline: arrived + in_time, _place: place })
+        Ok(Call {
+            caller,
+            guest,
+            received,
+            arrived,
+            client_timeout,
+            timeout,
+            deadline: arrived + in_time,
+            _place: place,
+        })
     }
 
     /// One caller per connection.
@@ -219,7 +233,7 @@ mod tests {
         if let Some(timeout) = timeout {
             request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static(timeout));
         }
-        let response = CallLayer::new(&options(0.05, 0.07))
+        let response = CallLayer::new(&options(0.05, 0.07), Door::open())
             .layer(sleeper)
             .call(request)
             .await
@@ -242,7 +256,7 @@ mod tests {
             drop(request.extensions_mut().remove::<Call>());
             std::future::pending::<Result<Response<Body>, Infallible>>()
         });
-        let layer = CallLayer::new(&options(60.0, 60.0));
+        let layer = CallLayer::new(&options(60.0, 60.0), Door::open());
         let mut service = layer.layer(forgetful);
         let first = service.call(Request::new(Body::empty()));
         assert_eq!(layer.in_progress(), 1);

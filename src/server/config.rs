@@ -5,9 +5,11 @@
 //! same parser, so that a bad value reads the same wherever it stands.
 
 mod check;
+mod network;
 mod options;
 mod sources;
 
+pub(super) use network::{ConnectionOptions, TrustOptions};
 pub use options::{Config, LogFormat, LogOptions};
 pub(super) use options::{DeviceChoice, DeviceName, DtypeChoice, LimitOptions, TimeOptions};
 pub use sources::Parsed;

@@ -39,6 +39,9 @@ pub(super) enum ServiceError {
     /// The deadline passed.
     #[error("{0}")]
     Deadline(String),
+    /// The caller did not say who it is.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
     /// The service cannot score now: it loads, drains or has lost a part.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -84,6 +87,7 @@ impl ServiceError {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::Overloaded { .. } => Code::ResourceExhausted,
             Self::Deadline(_) => Code::DeadlineExceeded,
+            Self::Unauthenticated(_) => Code::Unauthenticated,
             Self::Unavailable(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
         }

@@ -1,46 +1,37 @@
-//! The service from the first log line to the last: listen, load, serve, drain, end.
-//!
-//! Health (`grpc.health.v1`) is true all the way: `""` says that the process lives, `pcqa.v1.ScoringService` that it
-//! scores: not before the warm-up, not while draining, not after the device is lost.
+//! The service from the first log line to the last: listen, load, serve, drain, end. [`Health`] is true all the way.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::server::NamedService;
-use tonic::service::LayerExt;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic_health::server::HealthReporter;
-use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS};
+use tonic::service::{LayerExt, Routes};
+use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS;
+use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
 
 use super::call::CallLayer;
 use super::config::{Config, LogFormat, LogOptions};
+use super::connections;
+use super::health::Health;
 use super::load;
-use super::scoring::Scoring;
+use super::reload;
+use super::served::Served;
 use super::service::Service;
 use super::stream::Streams;
+use super::trust::Trust;
 use crate::metrics;
+use crate::model::LoadOptions;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringServiceServer;
-
-/// A caller that has vanished without a word is noticed after this long, and its places are freed.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// Calls that one connection may have open at once; more wait at the client. Each costs memory even where it is refused.
-const MAX_CONNECTION_CALLS: u32 = 1024;
 
 /// How often a drain looks whether calls are in progress.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Time for what is written to reach its callers, once no call is in progress.
 const LAST_BYTES: Duration = Duration::from_secs(1);
-
-type Transport = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,44 +62,63 @@ pub fn log(options: &LogOptions) {
 /// Serves until a signal or the loss of the device.
 pub async fn run(config: Config) -> Result<Ending> {
     let begin = Instant::now();
+    let config = Arc::new(config);
     let mut signals = Signals::new()?;
     if let Some(listen) = config.metrics_listen {
         metrics::serve(listen).with_context(|| format!("metrics_listen: cannot serve on {listen}"))?;
         tracing::info!(%listen, "serving metrics at /metrics");
     }
-    let scoring = Arc::new(OnceLock::new());
-    let (health, health_service) = tonic_health::server::health_reporter();
-    set_health(&health, ServingStatus::NotServing).await;
-    let (stop, stopped) = oneshot::channel();
-    let calls = CallLayer::new(&config.time);
-    let mut transport = serve(&config, calls.clone(), scoring.clone(), health_service, stopped).await?;
+    let trust = Trust::load(&config.trust)?;
+    let served = Served::nothing();
+    let (health, health_rpcs) = Health::start().await;
+    let (stop, stopped) = watch::channel(false);
+    let calls = CallLayer::new(&config.time, trust.door.clone());
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("listen: cannot bind {}", config.listen))?;
+    announce_listening(&config, &listener)?;
+    let routes = routes(&config, &calls, served.clone(), health_rpcs)?;
+    let options = config.connections.clone();
+    let mut transport = tokio::spawn(connections::serve(listener, trust.tls.clone(), routes, options, stopped));
+    tokio::spawn(trust.follow());
 
-    let grace = config.time.drain_grace_seconds.duration();
-    let loading = tokio::task::spawn_blocking(move || load::load(&config));
+    let loading = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || load::load(&config, load::open(&config)?)
+    });
     let loaded = tokio::select! {
         loaded = loading => loaded.context("loading panicked")??,
         () = signals.next() => return Ok(Ending::Asked),
     };
-    let scoring = scoring.get_or_init(|| Arc::new(loaded));
-    set_health(&health, ServingStatus::Serving).await;
-    announce_ready(scoring, begin.elapsed());
+    let options = loaded.engine.facts().options;
+    served.put(loaded);
+    health.set_ready(true).await;
+    announce_ready(&options, begin.elapsed());
+    let reloads = tokio::spawn(reload::follow(config.clone(), served.clone()));
 
     let ending = tokio::select! {
         () = signals.next() => Ending::Asked,
-        () = scoring.engine.ended() => Ending::DeviceLost,
+        () = served.ended() => Ending::DeviceLost,
         ended = &mut transport => {
-            ended.context("the transport panicked")?.context("the transport failed")?;
+            ended.context("the transport panicked")?;
             anyhow::bail!("the transport ended by itself");
         }
     };
-    match ending {
-        Ending::DeviceLost => tracing::error!("the device is lost, draining"),
-        _ => tracing::info!(grace_seconds = grace.as_secs_f64(), "asked to end, draining"),
+    health.set_ready(false).await;
+    reloads.abort();
+    let (wait, grace) = (config.time.drain_wait_seconds.duration(), config.time.drain_grace_seconds.duration());
+    let (wait_seconds, grace_seconds) = (wait.as_secs_f64(), grace.as_secs_f64());
+    if ending == Ending::DeviceLost {
+        tracing::error!("the device is lost, draining");
+    } else {
+        tracing::info!(wait_seconds, grace_seconds, "asked to end, draining");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = signals.next() => return Ok(Ending::Cut),
+        }
     }
-    set_health(&health, ServingStatus::NotServing).await;
-    let _ = stop.send(());
+    stop.send_replace(true);
     tokio::select! {
-        drained = tokio::time::timeout(grace, drain(transport, &calls, health, scoring)) => match drained {
+        drained = tokio::time::timeout(grace, drain(transport, &calls, health, &served)) => match drained {
             Ok(()) => {
                 tracing::info!("drained");
                 Ok(if ending == Ending::Asked { Ending::Drained } else { ending })
@@ -122,70 +132,59 @@ pub async fn run(config: Config) -> Result<Ending> {
     }
 }
 
-async fn serve(
-    config: &Config,
-    calls: CallLayer,
-    scoring: Arc<OnceLock<Arc<Scoring>>>,
-    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
-    stopped: oneshot::Receiver<()>,
-) -> Result<Transport> {
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("listen: cannot bind {}", config.listen))?;
-    tracing::info!(listen = %listener.local_addr()?, "listening");
+/// Everything that can be asked. Health and reflection say nothing that is not public and need no key.
+fn routes(config: &Config, calls: &CallLayer, served: Served, health: HealthServer<impl HealthRpcs>) -> Result<Routes> {
     let max_message_bytes = usize::try_from(config.limits.max_message_bytes.get()).unwrap_or(usize::MAX);
-    let service = Service { scoring, streams: Streams::new(&config.time) };
+    let service = Service { served, streams: Streams::new(&config.time) };
     let service = ScoringServiceServer::new(service).max_decoding_message_size(max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
     };
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .max_concurrent_streams(MAX_CONNECTION_CALLS)
-        .add_service(calls.named_layer(service))
+    let routes = Routes::new(calls.named_layer(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
-        // An error means that nobody can ask any more: time to stop as well.
-        let _ = stopped.await;
-    })))
+    Ok(routes.prepare())
 }
 
 /// Waits until the last call is answered and the device's thread has ended.
-async fn drain(transport: Transport, calls: &CallLayer, health: HealthReporter, scoring: &Scoring) {
+async fn drain(transport: JoinHandle<()>, calls: &CallLayer, mut health: Health, served: &Served) {
     while calls.in_progress() > 0 {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-    end_watches(health).await;
+    health.end_watches().await;
     // The last answers are on their way. A connection that says nothing never ends by itself.
     match tokio::time::timeout(LAST_BYTES, transport).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::warn!(%error, "the transport failed while draining"),
+        Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "the transport panicked while draining"),
         Err(_) => tracing::debug!("connections were left open"),
     }
-    scoring.engine.stop();
-    scoring.engine.ended().await;
+    if let Ok(scoring) = served.ready() {
+        scoring.engine.stop();
+        scoring.engine.ended().await;
+    }
 }
 
-fn announce_ready(scoring: &Scoring, elapsed: Duration) {
-    let options = scoring.engine.facts().options;
+fn announce_listening(config: &Config, listener: &TcpListener) -> Result<()> {
+    let trust = &config.trust;
+    let (tls, keys) = (trust.tls_certificate.is_some(), trust.keys_file.is_some());
+    let client_certificates = trust.tls_client_ca.is_some();
+    tracing::info!(tls, client_certificates, keys, listen = %listener.local_addr()?, "listening");
+    let is_exposed = !config.listen.ip().is_loopback();
+    if is_exposed && keys && !tls {
+        tracing::warn!("keys and media travel in the clear: set tls_certificate, or let nobody listen on the way");
+    }
+    if is_exposed && !keys && !client_certificates {
+        tracing::warn!("everybody who reaches this port is let in, as asked for");
+    }
+    Ok(())
+}
+
+fn announce_ready(options: &LoadOptions, elapsed: Duration) {
     let (device, dtype, tta) = (options.device_name(), options.dtype.name(), options.tta);
     tracing::info!(device, dtype, tta, seconds = elapsed.as_secs_f64(), "ready");
-}
-
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    health.set_service_status(ScoringServiceServer::<Service>::NAME, status).await;
-}
-
-/// Watchers have been told NOT_SERVING; a watch has no end of its own and would hold up the drain. Comes last: while
-/// calls are finished, health is still true.
-async fn end_watches(mut health: HealthReporter) {
-    health.clear_service_status("").await;
-    health.clear_service_status(ScoringServiceServer::<Service>::NAME).await;
 }
 
 /// SIGTERM and SIGINT.

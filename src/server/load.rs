@@ -1,4 +1,5 @@
-//! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine.
+//! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine. At start, and whenever the
+//! bundle is loaded again.
 
 use std::sync::Arc;
 
@@ -11,13 +12,17 @@ use crate::engine::{Engine, EngineConfig};
 use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Track};
 use crate::text::Tokenizer;
 
+/// Opens the bundle and checks its files. Blocks.
+pub(super) fn open(config: &Config) -> Result<Bundle> {
+    match &config.model.bundle {
+        Some(directory) => Bundle::open(directory).with_context(|| format!("bundle {}", directory.display())),
+        None => Bundle::demo().context("the demo bundle"),
+    }
+}
+
 /// Loads everything and warms it up. Blocks.
-pub(super) fn load(config: &Config) -> Result<Scoring> {
+pub(super) fn load(config: &Config, bundle: Bundle) -> Result<Scoring> {
     let options = options(config)?;
-    let bundle = match &config.model.bundle {
-        Some(directory) => Bundle::open(directory).with_context(|| format!("bundle {}", directory.display()))?,
-        None => Bundle::demo().context("the demo bundle")?,
-    };
     let manifest = bundle.manifest();
     let digest = bundle.digest().to_owned();
     announce(config, manifest, &digest);

@@ -118,12 +118,17 @@ impl Scoring {
         Ok(sides)
     }
 
-    /// A place on a device, for as many frames as the item can have.
-    fn reserve(&self, track: Track, terms: Terms) -> Result<Reservation, ServiceError> {
-        let frames = match track {
+    /// Frames of an item of `track`, before it is decoded: so many at most.
+    pub fn most_frames(&self, track: Track) -> u32 {
+        match track {
             Track::Image => 1,
             Track::Video => self.engine.facts().manifest.max_frames,
-        };
+        }
+    }
+
+    /// A place on a device, for as many frames as the item can have.
+    fn reserve(&self, track: Track, terms: Terms) -> Result<Reservation, ServiceError> {
+        let frames = self.most_frames(track);
         let Terms { caller, priority, deadline, .. } = terms;
         let order = Order { caller, track, priority, frames, deadline };
         Ok(self.engine.reserve(order)?)

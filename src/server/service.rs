@@ -1,6 +1,6 @@
 //! The RPCs: each takes its request apart, lets [`Scoring`] work, and puts the answer together.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -9,9 +9,10 @@ use super::call::{Call, Terms};
 use super::convert;
 use super::decode::Media;
 use super::error::ServiceError;
-use super::scoring::Scoring;
+use super::served::Served;
 use super::shares::Share;
 use super::stream::Streams;
+use super::trust::Guest;
 use crate::model::Track;
 use crate::proto;
 use crate::proto::scoring_service_server::ScoringService;
@@ -19,15 +20,17 @@ use crate::proto::scoring_service_server::ScoringService;
 /// The scoring service; it answers UNAVAILABLE until the model is loaded.
 #[derive(Clone)]
 pub(super) struct Service {
-    pub scoring: Arc<OnceLock<Arc<Scoring>>>,
+    pub served: Served,
     pub streams: Streams,
 }
 
-impl Service {
-    /// Not there before the model is loaded and warm.
-    fn ready(&self) -> Result<Arc<Scoring>, ServiceError> {
-        self.scoring.get().cloned().ok_or(ServiceError::Unavailable("the model is loading"))
-    }
+/// What a unary call brings.
+struct Arrival<M> {
+    message: M,
+    /// Of the bytes in flight.
+    share: Arc<Share>,
+    terms: Terms,
+    guest: Guest,
 }
 
 #[tonic::async_trait]
@@ -36,9 +39,11 @@ impl ScoringService for Service {
         &self,
         request: Request<proto::ScoreImageRequest>,
     ) -> Result<Response<proto::ScoreImageResponse>, Status> {
-        let (message, share, terms) = received(request, |message| message.priority)?;
+        let Arrival { message, share, terms, guest } = received(request, |message| message.priority)?;
         let proto::ScoreImageRequest { prompt, image, .. } = message;
-        let score = self.ready()?.score(Track::Image, "image", &prompt, Media::new(image, share), terms).await?;
+        let scoring = self.served.ready()?;
+        guest.spend(scoring.most_frames(Track::Image))?;
+        let score = scoring.score(Track::Image, "image", &prompt, Media::new(image, share), terms).await?;
         Ok(Response::new(proto::ScoreImageResponse { score: Some(score) }))
     }
 
@@ -46,9 +51,11 @@ impl ScoringService for Service {
         &self,
         request: Request<proto::ScoreVideoRequest>,
     ) -> Result<Response<proto::ScoreVideoResponse>, Status> {
-        let (message, share, terms) = received(request, |message| message.priority)?;
+        let Arrival { message, share, terms, guest } = received(request, |message| message.priority)?;
         let proto::ScoreVideoRequest { prompt, video, .. } = message;
-        let score = self.ready()?.score(Track::Video, "video", &prompt, Media::new(video, share), terms).await?;
+        let scoring = self.served.ready()?;
+        guest.spend(scoring.most_frames(Track::Video))?;
+        let score = scoring.score(Track::Video, "video", &prompt, Media::new(video, share), terms).await?;
         Ok(Response::new(proto::ScoreVideoResponse { score: Some(score) }))
     }
 
@@ -58,34 +65,35 @@ impl ScoringService for Service {
         &self,
         request: Request<Streaming<proto::ScoreStreamRequest>>,
     ) -> Result<Response<Self::ScoreStreamStream>, Status> {
-        let scoring = self.ready()?;
+        self.served.ready()?;
         let call = call(&request)?;
-        Ok(Response::new(self.streams.clone().answers(scoring, call, request.into_inner())))
+        Ok(Response::new(self.streams.clone().answers(self.served.clone(), call, request.into_inner())))
     }
 
     async fn rank_images(
         &self,
         request: Request<proto::RankImagesRequest>,
     ) -> Result<Response<proto::RankImagesResponse>, Status> {
-        let (message, share, terms) = received(request, |message| message.priority)?;
+        let Arrival { message, share, terms, guest } = received(request, |message| message.priority)?;
         let proto::RankImagesRequest { prompt, images, .. } = message;
-        let images = images.into_iter().map(|image| Media::new(image, share.clone())).collect();
+        let images: Vec<_> = images.into_iter().map(|image| Media::new(image, share.clone())).collect();
         drop(share);
-        let ranked = self.ready()?.rank(&prompt, images, terms).await?;
+        let scoring = self.served.ready()?;
+        guest.spend(u32::try_from(images.len()).unwrap_or(u32::MAX))?;
+        let ranked = scoring.rank(&prompt, images, terms).await?;
         Ok(Response::new(proto::RankImagesResponse { ranked }))
     }
 
     async fn get_model(&self, _: Request<proto::GetModelRequest>) -> Result<Response<proto::GetModelResponse>, Status> {
-        Ok(Response::new(proto::GetModelResponse { model: Some(self.ready()?.model()) }))
+        Ok(Response::new(proto::GetModelResponse { model: Some(self.served.ready()?.model()) }))
     }
 }
 
-/// The message of a unary call, its share of the bytes in flight, and the terms of the call.
-fn received<M>(request: Request<M>, priority: impl FnOnce(&M) -> i32) -> Result<(M, Arc<Share>, Terms), ServiceError> {
-    let Call { caller, received, arrived, deadline, .. } = call(&request)?;
+fn received<M>(request: Request<M>, priority: impl FnOnce(&M) -> i32) -> Result<Arrival<M>, ServiceError> {
+    let Call { caller, guest, received, arrived, deadline, .. } = call(&request)?;
     let message = request.into_inner();
     let terms = Terms { caller, priority: convert::priority(priority(&message))?, arrived, deadline };
-    Ok((message, Arc::new(received.take_message()), terms))
+    Ok(Arrival { message, share: Arc::new(received.take_message()), terms, guest })
 }
 
 fn call(request: &Request<impl Sized>) -> Result<Call, ServiceError> {

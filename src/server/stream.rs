@@ -19,8 +19,9 @@ use super::config::TimeOptions;
 use super::convert;
 use super::decode::Media;
 use super::error::{ServiceError, prefix};
-use super::scoring::Scoring;
+use super::served::Served;
 use super::shares::Share;
+use super::trust::Guest;
 use crate::engine::Caller;
 use crate::model::Track;
 use crate::proto::score_stream_request::Media as Encoded;
@@ -42,6 +43,7 @@ struct Arrived {
     /// Of the bytes in flight.
     share: Share,
     caller: Caller,
+    guest: Guest,
     arrived: Instant,
     deadline: Instant,
 }
@@ -57,14 +59,14 @@ impl Streams {
     /// case and dropped in the others.
     pub fn answers(
         self,
-        scoring: Arc<Scoring>,
+        served: Served,
         call: Call,
         requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
     ) -> ReceiverStream<Result<ScoreStreamResponse, Status>> {
         let (answers, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let end = tokio::select! {
-                end = self.serve(scoring, &call, requests, &answers) => end,
+                end = self.serve(served, &call, requests, &answers) => end,
                 error = expiry(&call) => Err(error.into()),
                 // The caller has gone away.
                 () = answers.closed() => return,
@@ -80,7 +82,7 @@ impl Streams {
 
     async fn serve(
         &self,
-        scoring: Arc<Scoring>,
+        served: Served,
         call: &Call,
         requests: impl Stream<Item = Result<ScoreStreamRequest, Status>>,
         answers: &mpsc::Sender<Result<ScoreStreamResponse, Status>>,
@@ -94,7 +96,7 @@ impl Streams {
             tokio::select! {
                 item = items.next(), if last.is_none() && in_progress.len() < in_flight => match item {
                     Some(Ok(item)) => {
-                        in_progress.spawn(answer(scoring.clone(), self.arrived(item, call)));
+                        in_progress.spawn(answer(served.clone(), self.arrived(item, call)));
                     }
                     Some(Err(status)) => last = Some(Err(fault_named(status))),
                     None => last = Some(Ok(())),
@@ -114,14 +116,21 @@ impl Streams {
         let arrived = Instant::now();
         let deadline = arrived + self.options.default_timeout_seconds.duration();
         let deadline = call.caller_deadline().map_or(deadline, |call_deadline| deadline.min(call_deadline));
-        Arrived { item, share: call.received.take_message(), caller: call.caller, arrived, deadline }
+        Arrived {
+            item,
+            share: call.received.take_message(),
+            caller: call.caller,
+            guest: call.guest.clone(),
+            arrived,
+            deadline,
+        }
     }
 }
 
-async fn answer(scoring: Arc<Scoring>, arrived: Arrived) -> ScoreStreamResponse {
+async fn answer(served: Served, arrived: Arrived) -> ScoreStreamResponse {
     let item_id = prefix(&arrived.item.item_id, MAX_ITEM_ID_BYTES).to_owned();
     let timeout = arrived.deadline.saturating_duration_since(arrived.arrived);
-    let scored = tokio::time::timeout_at(arrived.deadline.into(), score(&scoring, arrived)).await;
+    let scored = tokio::time::timeout_at(arrived.deadline.into(), score(&served, arrived)).await;
     let outcome = match scored.unwrap_or_else(|_| Err(out_of_time(timeout))) {
         Ok(score) => Outcome::Score(score),
         Err(error) => Outcome::Error(error.into()),
@@ -129,8 +138,8 @@ async fn answer(scoring: Arc<Scoring>, arrived: Arrived) -> ScoreStreamResponse 
     ScoreStreamResponse { item_id, outcome: Some(outcome) }
 }
 
-async fn score(scoring: &Scoring, arrived: Arrived) -> Result<crate::proto::Score, ServiceError> {
-    let Arrived { item, share, caller, arrived, deadline } = arrived;
+async fn score(served: &Served, arrived: Arrived) -> Result<crate::proto::Score, ServiceError> {
+    let Arrived { item, share, caller, guest, arrived, deadline } = arrived;
     let bytes = item.item_id.len();
     if bytes > MAX_ITEM_ID_BYTES {
         return Err(ServiceError::invalid("item_id", format!("has {bytes} bytes, the limit is {MAX_ITEM_ID_BYTES}")));
@@ -141,6 +150,9 @@ async fn score(scoring: &Scoring, arrived: Arrived) -> Result<crate::proto::Scor
         None => return Err(ServiceError::invalid("media", "is missing; set image or video")),
     };
     let terms = Terms { caller, priority: convert::priority(item.priority)?, arrived, deadline };
+    // Each item is scored by what is served when it comes: a call may outlast a bundle.
+    let scoring = served.ready()?;
+    guest.spend(scoring.most_frames(track))?;
     scoring.score(track, field, &item.prompt, Media::new(media, Arc::new(share)), terms).await
 }
 

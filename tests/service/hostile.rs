@@ -204,6 +204,25 @@ async fn a_caller_who_hangs_up_at_random() {
 }
 
 #[tokio::test]
+async fn a_caller_who_takes_its_calls_back_as_fast_as_it_makes_them() {
+    let house = House::start(&[]).await;
+    let bystander = Bystander::of(&house);
+    let ended = tokio::time::timeout(PATIENCE, raw::reset_until_closed(&house, 100_000)).await;
+    ended.expect("the connection is never closed");
+    bystander.stays_unharmed(&house).await;
+}
+
+#[tokio::test]
+async fn headers_without_end() {
+    let house = House::start(&["--max-header-bytes=4096"]).await;
+    let bystander = Bystander::of(&house);
+    let mut request = tonic::Request::new(image(png(1)));
+    request.metadata_mut().insert("x-long", "x".repeat(5000).parse().unwrap());
+    house.another_client().score_image(request).await.unwrap_err();
+    bystander.stays_unharmed(&house).await;
+}
+
+#[tokio::test]
 async fn a_stream_that_repeats_its_ids() {
     let house = House::start(&[]).await;
     let bystander = Bystander::of(&house);

@@ -1,8 +1,8 @@
 //! Start, health, reflection, drain, end.
 
-use pcqa::proto::ScoreStreamRequest;
 use pcqa::proto::score_stream_request::Media;
 use pcqa::proto::score_stream_response::Outcome;
+use pcqa::proto::{ScoreImageRequest, ScoreStreamRequest};
 use rustix::process::Signal;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -13,6 +13,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::house::{House, PATIENCE, server};
 use crate::media::png;
+use crate::raw::{self, Wire};
 
 const SERVICE: &str = "pcqa.v1.ScoringService";
 
@@ -161,6 +162,72 @@ async fn a_second_signal_ends_at_once() {
     let (status, log) = house.ended();
     assert_eq!(status.code(), Some(1), "{log}");
     drop(items);
+}
+
+#[tokio::test]
+async fn calls_are_taken_while_load_balancers_catch_up() {
+    let house = House::start(&["--drain-wait-seconds=600"]).await;
+    let mut health = HealthClient::new(house.channel.clone());
+    let mut watch = health.watch(asking(SERVICE)).await.unwrap().into_inner();
+    next(&mut watch).await.unwrap();
+    house.signal(Signal::TERM);
+    assert_eq!(next(&mut watch).await.unwrap().status(), ServingStatus::NotServing);
+    let request = ScoreImageRequest { prompt: "a lighthouse".to_owned(), image: png(1).into(), ..Default::default() };
+    house.another_client().score_image(request).await.expect("a new connection is served");
+    assert_eq!(health.check(asking(SERVICE)).await.unwrap().into_inner().status(), ServingStatus::NotServing);
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+}
+
+#[tokio::test]
+async fn after_the_wait_nobody_new_comes_in_and_the_end_is_clean() {
+    let house = House::start(&["--drain-wait-seconds=0.2", "--drain-grace-seconds=600"]).await;
+    let wire = Wire::connect(&house).await;
+    let mut call = wire.open("ScoreImage", None).await;
+    let message = raw::score_image("a lighthouse", png(1));
+    call.send(message.slice(..10));
+    let address = house.address.clone();
+    house.signal(Signal::TERM);
+    let begin = std::time::Instant::now();
+    while wire.takes_calls().await || std::net::TcpStream::connect(&address).is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "the server takes calls for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    call.send(message.slice(10..));
+    assert_eq!(call.finish().await.code(), Code::Ok, "what was begun is finished");
+    let (status, log) = house.ended();
+    assert!(status.code() == Some(0) && log.contains("drained"), "{log}");
+}
+
+#[tokio::test]
+async fn an_old_connection_is_told_to_go_and_finishes_what_it_has_begun() {
+    let house = House::start(&["--max-connection-age-seconds=0.2"]).await;
+    let wire = Wire::connect(&house).await;
+    let mut call = wire.open("ScoreImage", None).await;
+    let message = raw::score_image("a lighthouse", png(1));
+    call.send(message.slice(..10));
+    let begin = std::time::Instant::now();
+    while wire.takes_calls().await {
+        assert!(begin.elapsed() < PATIENCE, "the connection takes calls for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    call.send(message.slice(10..));
+    assert_eq!(call.finish().await.code(), Code::Ok);
+    // A client that honours GOAWAY does not notice.
+    for seed in 0..30 {
+        house.image("a lighthouse", png(seed)).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_connection_is_cut_after_its_grace() {
+    let flags = ["--max-connection-age-seconds=0.1", "--max-connection-age-grace-seconds=0.1"];
+    let house = House::start(&flags).await;
+    let (_items, requests) = tokio::sync::mpsc::channel::<ScoreStreamRequest>(1);
+    let mut answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    tokio::time::timeout(PATIENCE, answers.message()).await.expect("the connection is never cut").unwrap_err();
 }
 
 #[test]

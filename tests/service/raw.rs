@@ -6,6 +6,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use pcqa::proto::ScoreImageRequest;
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Status;
 
@@ -32,6 +33,11 @@ impl Wire {
             let _ = connection.await;
         });
         Self { sender, address: house.address.clone() }
+    }
+
+    /// Whether the server still takes calls on this connection.
+    pub async fn takes_calls(&self) -> bool {
+        self.sender.clone().ready().await.is_ok()
     }
 
     /// Sends the head of a call of `rpc`, with `timeout` as its `grpc-timeout`.
@@ -88,4 +94,37 @@ pub fn score_image(prompt: &str, image: Vec<u8>) -> Bytes {
     let message = ScoreImageRequest { prompt: prompt.to_owned(), image: image.into(), ..Default::default() };
     let message = message.encode_to_vec();
     [&head(message.len() as u32)[..], &message].concat().into()
+}
+
+/// Opens calls and resets each at once, up to `most`, byte for byte: a client library never sends what is taken back in
+/// time. Ends when the server closes the connection.
+pub async fn reset_until_closed(house: &House, most: u32) {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_HEADERS: u8 = 4;
+    const CANCEL: u32 = 8;
+    // POST, http, a path and an authority, in HPACK.
+    let path = b"/pcqa.v1.ScoringService/GetModel";
+    let call = [&[0x83, 0x86, 0x44, path.len() as u8], &path[..], &[0x41, 1, b'a']].concat();
+    let mut bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
+    for number in 0..most {
+        let stream = 2 * number + 1;
+        bytes.extend(frame(HEADERS, END_HEADERS, stream, &call));
+        bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()));
+    }
+    let (mut reader, mut writer) = TcpStream::connect(&house.address).await.unwrap().into_split();
+    // Fails where the server closes before it has read all.
+    let writing = tokio::spawn(async move {
+        let _ = writer.write_all(&bytes).await;
+        writer
+    });
+    let mut answer = Vec::new();
+    let _ = reader.read_to_end(&mut answer).await;
+    drop(writing.await);
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

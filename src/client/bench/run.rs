@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use tokio::sync::{Notify, mpsc};
-use tonic::transport::Channel;
 
 use super::load::{Load, Shot};
 use super::summary::Summary;
 use super::tally::{Answer, Outcome, Tally};
 use crate::client::call;
+use crate::client::connect::Client;
 use crate::client::kind::Kind;
 use crate::client::output::Failure;
 use crate::client::send;
-use crate::proto::scoring_service_client::ScoringServiceClient;
 use crate::proto::{ScoreImageRequest, ScoreVideoRequest};
 
 /// Requests that an open loop leaves unanswered at most: enough for every answer that is still of use, and an end to
@@ -68,7 +67,7 @@ impl Window {
 #[derive(Debug)]
 pub struct Target {
     /// At least one; requests take turns.
-    pub clients: Vec<ScoringServiceClient<Channel>>,
+    pub clients: Vec<Client>,
     /// What is sent.
     pub load: Load,
     /// Deadline of a request.

@@ -22,6 +22,7 @@ impl Config {
         at_most("max_rank_images", limits.max_rank_images.get().into(), "half of max_queue_frames", frames)?;
         let bytes = time.max_in_flight_bytes.get() / 2;
         at_most("max_message_bytes", limits.max_message_bytes.get(), "half of max_in_flight_bytes", bytes)?;
+        self.check_trust()?;
         let memory = self.decoding.decoder_memory_bytes.get();
         if memory < MIN_DECODER_MEMORY {
             return Err(ConfigError(format!(

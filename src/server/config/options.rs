@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::{Serialize, Serializer};
 
+use super::network::{ConnectionOptions, TrustOptions};
 use crate::media::{ImageLimits, VideoLimits};
 
 /// Everything that can be set.
@@ -22,6 +23,14 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Service")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten, next_help_heading = "Trust")]
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub trust: TrustOptions,
+    #[command(flatten, next_help_heading = "Connections")]
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub connections: ConnectionOptions,
     #[command(flatten, next_help_heading = "Model")]
     #[serde(flatten)]
     #[allow(missing_docs)]
@@ -52,6 +61,11 @@ pub struct ModelOptions {
     #[arg(long, value_name = "DIRECTORY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<PathBuf>,
+    /// Load the bundle again when its directory has changed, as SIGHUP does. Loaded and warmed up beside the old one,
+    /// which is served until then and stays where the new one is refused
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = clap::ArgAction::Set)]
+    pub watch_bundle: bool,
     /// Where to score: `auto`, or one or more devices with commas between them, each with a worker of its own: `cpu`,
     /// or `cuda:N` for the N-th GPU, which this version refuses. `auto` is `cpu`
     #[arg(long, value_name = "DEVICE[,DEVICE...]", default_value = "auto")]
@@ -159,7 +173,11 @@ pub struct TimeOptions {
     /// ends when its caller neither sends an item nor takes an answer for this long
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     pub max_timeout_seconds: Seconds,
-    /// Time to finish calls in progress after SIGTERM or SIGINT, in seconds; a second signal ends at once
+    /// Time to go on serving after SIGTERM or SIGINT, with health at NOT_SERVING, in seconds: as long as load balancers
+    /// may take to send nobody here any more. 0 where there is none
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds_or_none)]
+    pub drain_wait_seconds: Seconds,
+    /// Time to finish calls in progress after that, in seconds; a second signal ends at once
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub drain_grace_seconds: Seconds,
 }

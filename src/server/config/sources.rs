@@ -4,14 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextValue, ErrorKind};
-use clap::{Args, Command, Parser};
+use clap::{Args, Command, Parser, Subcommand};
 
 use super::{Config, ConfigError};
+use crate::server::trust;
 
 const PREFIX: &str = "PCQA_";
 
 /// Variables of the client and of deploy/setup, which may stand in the same environment.
-const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_CACHE"];
+const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_API_KEY", "PCQA_CACHE"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -38,6 +39,19 @@ struct Cli {
     print_config: bool,
     #[command(flatten)]
     options: Config,
+    #[command(subcommand)]
+    command: Option<Do>,
+}
+
+/// What else there is to do than to serve.
+#[derive(Debug, Subcommand)]
+enum Do {
+    /// Make a new API key and print it, with its line for --keys-file
+    Key {
+        /// Whose key it is: a name for the log, metrics and limits
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
 }
 
 /// The file and the environment are turned into flags that stand before the real ones: the last of several wins.
@@ -52,6 +66,9 @@ pub(super) fn read(
             _ => Err(ConfigError(first_paragraph(&error))),
         };
     }
+    if let Ok(Cli { command: Some(Do::Key { name }), .. }) = parse(&given) {
+        return new_key(&name);
+    }
     let keys = keys();
     let mut flags = of_environment(environment, &keys)?;
     flags.extend(given);
@@ -64,6 +81,13 @@ pub(super) fn read(
         return Ok(Parsed::Print(cli.options.to_toml()?));
     }
     Ok(Parsed::Serve(Box::new(cli.options)))
+}
+
+fn new_key(name: &str) -> Result<Parsed, ConfigError> {
+    let (key, line) = trust::new_key(name).map_err(|problem| ConfigError(format!("--name: {problem}")))?;
+    Ok(Parsed::Print(format!(
+        "# the key, for whoever calls: nobody can show it again\n{key}\n# its line for --keys-file\n{line}"
+    )))
 }
 
 /// The keys that files and the environment may set.
