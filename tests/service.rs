@@ -18,6 +18,8 @@ mod metrics;
 mod raw;
 #[path = "service/reload.rs"]
 mod reload;
+#[path = "service/rolling.rs"]
+mod rolling;
 #[path = "service/scores.rs"]
 mod scores;
 #[path = "service/timings.rs"]

@@ -117,10 +117,11 @@ pub async fn run(config: Config) -> Result<Ending> {
         }
     }
     stop.send_replace(true);
+    let begin = Instant::now();
     tokio::select! {
         drained = tokio::time::timeout(grace, drain(transport, &calls, health, &served)) => match drained {
             Ok(()) => {
-                tracing::info!("drained");
+                tracing::info!(seconds = begin.elapsed().as_secs_f64(), "drained");
                 Ok(if ending == Ending::Asked { Ending::Drained } else { ending })
             }
             Err(_) => {

@@ -40,6 +40,11 @@ pub struct House {
 impl House {
     /// Starts a server with `flags` and waits until it is ready.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::until(flags, "ready device=").await
+    }
+
+    /// Starts a server with `flags` and waits until it listens and its log has a line with `seen`.
+    pub async fn until(flags: &[&str], seen: &str) -> Self {
         let mut process = server()
             .args(["--listen=127.0.0.1:0", "--log=info,pcqa=debug", "--decoder-workers=2"])
             .args(["--default-timeout-seconds=120", "--max-timeout-seconds=240"])
@@ -66,7 +71,7 @@ impl House {
             if let Some((_, found)) = line.split_once("listen=") {
                 address = Some(found.trim().to_owned());
             }
-            if line.contains("ready device=") {
+            if line.contains(seen) {
                 break;
             }
         }

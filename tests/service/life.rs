@@ -29,6 +29,65 @@ async fn health_knows_the_process_the_service_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn before_the_bundle_is_warm_health_says_so_and_nothing_is_scored() {
+    let bundle = tempfile::tempdir().unwrap();
+    // A pipe that nobody writes to: this bundle loads for ever.
+    let made = std::process::Command::new("mkfifo").arg(bundle.path().join("bundle.toml")).status().unwrap();
+    assert!(made.success());
+    let house = House::until(&[&format!("--bundle={}", bundle.path().display())], "listening").await;
+    let mut health = HealthClient::new(house.channel.clone());
+    for (service, status) in [("", ServingStatus::Serving), (SERVICE, ServingStatus::NotServing)] {
+        assert_eq!(health.check(asking(service)).await.unwrap().into_inner().status(), status, "{service:?}");
+    }
+    let refused = house.image("a lighthouse", png(1)).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "the model is loading"));
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn a_connection_that_gives_no_sign_of_life_is_closed() {
+    let house = House::start(&["--keepalive-interval-seconds=0.1", "--keepalive-timeout-seconds=0.1"]).await;
+    let closed = tokio::time::timeout(PATIENCE, raw::say_hello_and_no_more(&house)).await;
+    closed.expect("a connection that answers no ping stays for ever");
+    for seed in 0..10 {
+        house.image("a lighthouse", png(seed)).await.expect("one that answers is kept");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn sixty_four_videos_in_progress_are_finished_by_the_drain() {
+    const EACH: usize = 16;
+    let house = House::start(&["--max-queue-frames=4096", "--drain-grace-seconds=100"]).await;
+    let video = crate::media::clip(20);
+    let calls = (0..4).flat_map(|_| {
+        // A connection each, as no single one may have that much.
+        let client = house.another_client();
+        (0..EACH).map(move |_| client.clone())
+    });
+    let calls: Vec<_> = calls
+        .map(|mut client| {
+            let (prompt, video) = ("a test card".to_owned(), video.clone().into());
+            let request = pcqa::proto::ScoreVideoRequest { prompt, video, ..Default::default() };
+            tokio::spawn(async move { client.score_video(request).await })
+        })
+        .collect();
+    let begin = std::time::Instant::now();
+    while !house.log().contains("scored") {
+        assert!(begin.elapsed() < PATIENCE, "nothing was scored:\n{}", house.log());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    house.signal(Signal::TERM);
+    for call in calls {
+        call.await.unwrap().expect("a video was lost");
+    }
+    let (status, log) = house.ended();
+    assert!(status.code() == Some(0) && log.contains("drained"), "{log}");
+}
+
+#[tokio::test]
 async fn both_reflections_list_the_service_and_describe_it() {
     let house = House::start(&[]).await;
 

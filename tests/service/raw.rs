@@ -101,13 +101,12 @@ pub fn score_image(prompt: &str, image: Vec<u8>) -> Bytes {
 pub async fn reset_until_closed(house: &House, most: u32) {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
     const END_HEADERS: u8 = 4;
     const CANCEL: u32 = 8;
     // POST, http, a path and an authority, in HPACK.
     let path = b"/pcqa.v1.ScoringService/GetModel";
     let call = [&[0x83, 0x86, 0x44, path.len() as u8], &path[..], &[0x41, 1, b'a']].concat();
-    let mut bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
+    let mut bytes = hello();
     for number in 0..most {
         let stream = 2 * number + 1;
         bytes.extend(frame(HEADERS, END_HEADERS, stream, &call));
@@ -122,6 +121,19 @@ pub async fn reset_until_closed(house: &House, most: u32) {
     let mut answer = Vec::new();
     let _ = reader.read_to_end(&mut answer).await;
     drop(writing.await);
+}
+
+/// Begins a connection and answers nothing. Ends when the server closes it.
+pub async fn say_hello_and_no_more(house: &House) {
+    let mut stream = TcpStream::connect(&house.address).await.unwrap();
+    stream.write_all(&hello()).await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+/// The first bytes of a connection, with no settings.
+fn hello() -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
