@@ -156,7 +156,7 @@ fn wrong_arguments_end_in_status_2() {
         &["score", "a.png", "--prompt", "p", "--timeout", "0"],
         &["score", "a.png", "--prompt", "p", "--output", "xml"],
         &["rank", "a.png"],
-        &["info", "--server", "https://localhost:1"],
+        &["info", "--tls-ca", "ca.pem"],
         &[],
     ];
     for arguments in cases {
