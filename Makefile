@@ -30,6 +30,7 @@ train-demo: ## train the demo's ensemble from nothing on synthetic data, into ta
 bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BENCH="--help" says what can be chosen)
 	$(SETUP) build
 	$(CARGO) build --release --locked --bins
+	$(CARGO) build --release --locked --example collector
 	$(CARGO) bench --locked --no-run --bench ceiling --bench media --bench step
 	python3 benches/bench.py $(BENCH)
 

@@ -1,4 +1,5 @@
-//! Generates the gRPC code from `proto/` (no protoc needed) and tells the linker where libtorch lies at run time.
+//! Generates the gRPC code from `proto/` (no protoc needed), tells the linker where libtorch lies at run time, and the
+//! program which version it is.
 
 use std::{env, error::Error, path::PathBuf};
 
@@ -8,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     generate_grpc()?;
     link_libtorch();
+    name_libtorch();
     Ok(())
 }
 
@@ -31,4 +33,14 @@ fn link_libtorch() {
     if let Ok(directory) = env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{directory}");
     }
+}
+
+/// For `pcqa_build_info`.
+fn name_libtorch() {
+    let version = env::var("DEP_TCH_LIBTORCH_LIB").ok().and_then(|directory| {
+        let file = PathBuf::from(directory).with_file_name("build-version");
+        println!("cargo::rerun-if-changed={}", file.display());
+        std::fs::read_to_string(file).ok()
+    });
+    println!("cargo::rustc-env=PCQA_LIBTORCH_VERSION={}", version.as_deref().map_or("unknown", str::trim));
 }

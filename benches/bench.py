@@ -6,7 +6,8 @@ Every figure that a goal is set for is a line with the word `ratio`. The raw cei
 on their way. A closed loop's throughput is taken from Little's law (requests on their way over mean latency): counting
 answers in a window is off by up to a batch at each end. Raw and served take turns, and the means of the turns are
 compared, so that a machine that slows down in between does not favour one of them. With --pytorch, forward passes and
-training steps (benches/step.rs) of the full-size networks are compared with PyTorch's.
+training steps (benches/step.rs) of the full-size networks are compared with PyTorch's. What watching costs is measured
+in turns too: servers without metrics, with metrics that are read every second, and with metrics and traces.
 
 Only Python's own library is used.
 """
@@ -16,20 +17,24 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RELEASE = ROOT / "target" / "release"
+BINARIES = ROOT / "target" / "release"
 FULL = ROOT / "target" / "bench" / "full"
+PARTS = ["media", "behaviour", "served", "overhead", "pytorch"]
 
 
 class Server:
     """A pcqa-server on a free port, stopped at the end of the block."""
 
     def __init__(self, *flags):
-        command = [RELEASE / "pcqa-server", "--listen=127.0.0.1:0", *flags]
+        command = [BINARIES / "pcqa-server", "--listen=127.0.0.1:0", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
         lines = []
         for line in self.process.stderr:
@@ -37,6 +42,7 @@ class Server:
             found = re.search(r"listening.*?listen=\S*?([0-9.]+:[0-9]+)", line)
             if found:
                 self.address = found.group(1)
+                self.metrics = re.search(r"serving metrics.*?address=\S*?([0-9.]+:[0-9]+)", "".join(lines))
                 break
         else:
             sys.exit("bench: the server did not start:\n" + "".join(lines))
@@ -45,7 +51,7 @@ class Server:
 
     def __enter__(self):
         subprocess.run(
-            [RELEASE / "pcqa", "--server", self.address, "--connect-timeout", "600", "info"],
+            [BINARIES / "pcqa", "--server", self.address, "--connect-timeout", "600", "info"],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -60,7 +66,7 @@ class Server:
 
     def load(self, *flags):
         """One `pcqa bench`; its result."""
-        command = [RELEASE / "pcqa", "--server", self.address, "bench", "--json", "--no-progress", "--seed=7", *flags]
+        command = [BINARIES / "pcqa", "--server", self.address, "bench", "--json", "--no-progress", "--seed=7", *flags]
         run = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
         # 1 says that requests failed, which the result counts.
         if run.returncode not in (0, 1):
@@ -70,6 +76,40 @@ class Server:
     def resident_mib(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+class Collector:
+    """Takes traces and throws them away (benches/collector.rs)."""
+
+    def __enter__(self):
+        command = [BINARIES / "examples" / "collector"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.endpoint = self.process.stdout.readline().strip()
+        return self
+
+    def __exit__(self, *_):
+        said, _ = self.process.communicate()
+        self.spans = int(said)
+
+
+class Scrapes:
+    """Reads a server's metrics every second until the end of the block, as nobody does who has many servers."""
+
+    def __init__(self, server):
+        self.url = f"http://{server.metrics.group(1)}/metrics" if server.metrics else None
+        self.ended = threading.Event()
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.read)
+        self.thread.start()
+
+    def read(self):
+        while self.url and not self.ended.wait(1):
+            urllib.request.urlopen(self.url, timeout=10).read()
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
 
 
 class Report:
@@ -165,6 +205,33 @@ def behaviour(report, args):
         report.ratio("demo 200 % memory", what, final / after, "about 1")
 
 
+def overhead(report, args):
+    """What metrics and traces take of the demo bundle's throughput."""
+    metrics = ["--metrics-listen=127.0.0.1:0"]
+    rates = {"plain": [], "metrics": [], "traces": []}
+    with Collector() as collector:
+        traces = [*metrics, f"--otlp-endpoint={collector.endpoint}", "--trace-sample-ratio=0.01"]
+        flags = {"plain": [], "metrics": metrics, "traces": traces}
+        for turn in range(4 * args.turns):
+            # Whoever is first has the cooler machine: each is first in turn.
+            names = list(flags)
+            for name in names[turn % 3:] + names[: turn % 3]:
+                with Server(f"--threads={args.threads}", *flags[name]) as server, Scrapes(server):
+                    result = server.load("--concurrency=16", "--size=256", "--pictures=64", "--format=jpeg",
+                                         "--new-prompts=0.5", f"--duration={args.seconds}", "--warm-up=3")
+                rates[name].append(littles_law(result, 16))
+    if not collector.spans:
+        sys.exit("bench: the collector was sent no spans")
+    plain = statistics.mean(rates["plain"])
+    for name, goal in (("metrics", ">= 0.98"), ("traces", ">= 0.97")):
+        # Turns are pairs: a machine that slows down slows both.
+        pairs = [ours / theirs for ours, theirs in zip(rates[name], rates["plain"])]
+        error = statistics.stdev(pairs) / len(pairs) ** 0.5
+        what = f"{plain:.1f} images/s without, {statistics.mean(rates[name]):.1f} with"
+        what += f", {collector.spans} spans sent" if name == "traces" else ""
+        report.ratio(f"demo {name}", f"{what}, standard error of the ratio {error:.3f}", statistics.mean(pairs), goal)
+
+
 def media(report):
     """The exact resize against fast_image_resize, which is not exact, and decoding on every core; criterion's medians."""
     subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "media", "--", "1024x1024"], check=True, cwd=ROOT,
@@ -216,11 +283,12 @@ def full_bundle():
     if not (FULL / "bundle.toml").exists():
         print("bench: generating a full-size bundle (3.3 GB)", file=sys.stderr, flush=True)
         FULL.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([RELEASE / "pcqa-train", "init", "--preset=full", f"--out={FULL}"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([BINARIES / "pcqa-train", "init", "--preset=full", f"--out={FULL}"], check=True, stdout=subprocess.DEVNULL)
     return FULL
 
 
 def main():
+    global BINARIES
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", nargs="+", choices=["demo", "full"], default=["demo", "full"])
     parser.add_argument("--dtype", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
@@ -231,17 +299,25 @@ def main():
     parser.add_argument("--turns", type=int, default=2, help="how often raw and served take turns")
     parser.add_argument("--pytorch", metavar="PYTHON", help="a Python with torch, timm and open_clip, to compare with")
     parser.add_argument("--report", metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; default: all")
+    parser.add_argument("--binaries", metavar="DIRECTORY", type=pathlib.Path, default=BINARIES,
+                        help="where pcqa-server, pcqa and examples/collector are; debug ones try out the parts that need only them")
     args = parser.parse_args()
+    BINARIES = args.binaries
     report, begin = Report(), time.time()
     if "demo" in args.bundle:
-        media(report)
-        behaviour(report, args)
-        for dtype in args.dtype:
+        if "media" in args.only:
+            media(report)
+        if "behaviour" in args.only:
+            behaviour(report, args)
+        if "overhead" in args.only:
+            overhead(report, args)
+        for dtype in args.dtype if "served" in args.only else []:
             served_of_raw(report, "demo", None, dtype, args.demo_batch, args)
     if "full" in args.bundle:
-        for dtype in args.dtype:
+        for dtype in args.dtype if "served" in args.only else []:
             served_of_raw(report, "full", full_bundle(), dtype, args.full_batch, args)
-        if args.pytorch:
+        if args.pytorch and "pytorch" in args.only:
             pytorch(report, args)
             training(report, args)
     if args.report:

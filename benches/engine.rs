@@ -2,6 +2,7 @@
 //! `cargo bench --bench engine`
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -9,11 +10,12 @@ use pcqa::engine::{Caller, Engine, EngineConfig, Line, ModelFacts, Order, Priori
 use pcqa::media::{FrameStack, Frames};
 use pcqa::model::{BatchTimings, Bundle, Device, Dtype, EnsembleScore, LoadOptions, Manifest, ModelError, Track};
 use pcqa::text::TokenIds;
+use pcqa::trace::{Parent, Remote, Span};
 
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = line, items, metrics
+    targets = line, items, metrics, spans
 }
 criterion_main!(benches);
 
@@ -62,19 +64,50 @@ fn items(criterion: &mut Criterion) {
 /// One request's metrics, before and after somebody collects them.
 fn metrics(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("metrics");
+    let source: Arc<str> = "".into();
     let request = || {
         let elapsed = Duration::from_millis(20);
-        pcqa::metrics::request("ScoreImage", "Ok".to_owned(), elapsed);
-        for stage in ["receive", "decode", "resize", "queue", "text", "vision", "head"] {
+        pcqa::metrics::request("ScoreImage", "Ok", source.clone(), elapsed);
+        for stage in STAGES {
             pcqa::metrics::stage("image", stage, elapsed);
         }
+        pcqa::metrics::score("image", 0.1, 0.2);
     };
     group.bench_function("of a request, not collected", |bencher| bencher.iter(request));
+    let exposition = pcqa::metrics::collect().expect("nobody else collects");
+    group.bench_function("of a request, collected", |bencher| {
+        bencher.iter_custom(|times| {
+            exposition.tidy();
+            let begin = Instant::now();
+            (0..times).for_each(|_| request());
+            begin.elapsed()
+        });
+    });
+    group.bench_function("written out", |bencher| bencher.iter(|| exposition.render()));
+}
+
+/// One request's spans: without a collector, with one for requests that are not sampled, and for one that is. Nobody
+/// listens at the collector's port: what is lost there is lost off this thread.
+fn spans(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("spans");
+    let request = |remote: &Remote| {
+        let begin = Instant::now();
+        let call = Span::of_call("pcqa.v1.ScoringService/ScoreImage", remote, begin);
+        let item = Span::of(call.parent(), "image", begin);
+        STAGES.iter().for_each(|stage| Span::of(item.parent(), stage, begin).end(begin));
+        Span::of_all(std::iter::once(item.parent()), "batch", begin).end(begin);
+    };
+    let remote =
+        |flags| Remote::of(Some(&format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}")), None);
+    group.bench_function("of a request, not exported", |bencher| bencher.iter(|| request(&Remote::default())));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
     let _inside = runtime.enter();
-    pcqa::metrics::serve(([127, 0, 0, 1], 0).into()).expect("a free port");
-    group.bench_function("of a request, collected", |bencher| bencher.iter(request));
+    let _exporter = pcqa::trace::export("http://127.0.0.1:1", 0.0).expect("nobody else exports");
+    group.bench_function("of a request, not sampled", |bencher| bencher.iter(|| request(&remote("00"))));
+    group.bench_function("of a request, sampled", |bencher| bencher.iter(|| request(&remote("01"))));
 }
+
+const STAGES: [&str; 7] = ["receive", "decode", "resize", "queue", "text", "vision", "head"];
 
 /// Scores nothing, at once.
 struct Idle(Manifest);
@@ -123,6 +156,7 @@ fn order(caller: u64) -> Order {
         priority: Priority::Interactive,
         frames: 1,
         deadline: Instant::now() + Duration::from_secs(60),
+        span: Parent::default(),
     }
 }
 

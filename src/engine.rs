@@ -9,6 +9,7 @@
 mod budget;
 mod former;
 mod line;
+mod memory;
 mod pace;
 mod queue;
 mod scorer;
@@ -18,6 +19,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
@@ -30,12 +32,15 @@ use tokio::sync::oneshot;
 pub use self::budget::{Budget, Caller, Refusal};
 use self::former::Limits;
 pub use self::line::{BULK_SHARE, Key, Line, Priority};
+pub use self::memory::Memory;
 pub use self::pace::Pace;
+pub use self::queue::Standing;
 use self::queue::{Queue, Waiting};
 pub use self::scorer::{ModelFacts, Scorer};
 use crate::media::Frames;
-use crate::model::{EnsembleScore, ModelError, Track};
+use crate::model::{EnsembleScore, LoadOptions, ModelError, Track};
 use crate::text::TokenIds;
+use crate::trace::Parent;
 
 /// An item as it stands in line, before its frames are known.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,8 @@ pub struct Order {
     pub frames: u32,
     /// When the answer is of no more use.
     pub deadline: Instant,
+    /// What the span of its batch points at.
+    pub span: Parent,
 }
 
 /// What goes to a device.
@@ -67,6 +74,8 @@ pub struct Scored {
     pub score: EnsembleScore,
     /// From submission to the start of its batch.
     pub queue: Duration,
+    /// When its batch started.
+    pub begun: Instant,
     /// Prompt embedding, of the whole batch.
     pub text: Duration,
     /// Backbones, of the whole batch.
@@ -75,6 +84,8 @@ pub struct Scored {
     pub head: Duration,
     /// Frames of the batch.
     pub batch_frames: u32,
+    /// The batch's span.
+    pub batch: Parent,
 }
 
 /// Why there is no score.
@@ -176,6 +187,7 @@ pub struct EngineConfig {
 pub struct Engine {
     queue: Closing,
     facts: ModelFacts,
+    devices: Vec<LoadOptions>,
 }
 
 impl Engine {
@@ -200,9 +212,11 @@ impl Engine {
         }
         let ready: Result<Vec<ModelFacts>, StartError> =
             starts.into_iter().map(|start| Ok(start.recv().map_err(|_| StartError::Panicked)??)).collect();
-        let facts = ready?.pop().ok_or(StartError::NoDevice)?;
+        let mut ready = ready?;
+        let devices = ready.iter().map(|facts| facts.options).collect();
+        let facts = ready.pop().ok_or(StartError::NoDevice)?;
         thread::Builder::new().name("deadlines".to_owned()).spawn(move || queue.watch_deadlines())?;
-        let engine = Self { queue: closing, facts };
+        let engine = Self { queue: closing, facts, devices };
         engine.check_budget("max_batch_frames", max_batch_frames.into())?;
         engine.check_budget("max_queue_frames", max_queue_frames)?;
         Ok(engine)
@@ -216,7 +230,19 @@ impl Engine {
     /// Gives `order` its place in line, before its media is decoded. Dropping the reservation gives it back.
     pub fn reserve(&self, order: Order) -> Result<Reservation, EngineError> {
         let key = self.queue.0.reserve(order)?;
-        Ok(Reservation { place: Place { queue: self.queue.0.clone(), key }, frames: order.frames })
+        let place = Place { queue: self.queue.0.clone(), key };
+        Ok(Reservation { place, frames: order.frames, span: order.span })
+    }
+
+    /// Who stands in line now.
+    pub fn standing(&self) -> Standing {
+        self.queue.0.standing()
+    }
+
+    /// Memory of the devices by name, each once, where it can be found out.
+    pub fn memory(&self) -> BTreeMap<String, Memory> {
+        let of = |options: &LoadOptions| Some((options.device_name(), Memory::of(options.device)?));
+        self.devices.iter().filter_map(of).collect()
     }
 
     /// Resolves when the devices' threads have ended: after [`stop`](Self::stop), or because one panicked or its device
@@ -253,6 +279,7 @@ impl Drop for Closing {
 pub struct Reservation {
     place: Place,
     frames: u32,
+    span: Parent,
 }
 
 impl Reservation {
@@ -262,7 +289,7 @@ impl Reservation {
         if frames.count > self.frames {
             let _ = sender.send(Err(EngineError::TooLarge { frames: frames.count, limit: self.frames }));
         } else {
-            let waiting = Waiting { item: Item { prompt, frames }, answer: sender };
+            let waiting = Waiting { item: Item { prompt, frames }, span: self.span, answer: sender };
             self.place.queue.submit(&self.place.key, waiting);
         }
         Ticket { _place: self.place, answer }

@@ -2,7 +2,8 @@
 //!
 //! The rooms, from the bottom up; each knows only those below it:
 //!
-//! - [`metrics`]: the names of all metrics. [`native`]: what Rust has no safe way to, the one room for `unsafe`.
+//! - [`metrics`]: the names of all metrics. [`trace`]: spans of requests. [`native`]: what Rust has no safe way to, the
+//!   one room for `unsafe`.
 //! - [`media`]: bytes to RGB frames. [`text`]: prompts to token ids. [`proto`]: the generated gRPC types.
 //! - [`model`]: the paper's networks and the bundle that holds their weights.
 //! - [`engine`]: queue and device workers.
@@ -20,4 +21,5 @@ pub mod native;
 pub mod proto;
 pub mod server;
 pub mod text;
+pub mod trace;
 pub mod train;

@@ -7,6 +7,7 @@
 mod exposition;
 mod table;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
@@ -60,8 +61,8 @@ fn begin_at_zero(metric: &Metric) {
     series.iter().for_each(|labels| counter!(metric.name, labels).increment(0));
 }
 
-/// A call of `rpc` was answered with `code`; `source` is one of those that the configuration lists, or other, or none.
-pub fn request(rpc: &'static str, code: String, source: String, elapsed: Duration) {
+/// A call of `rpc` ended with `code`; `source` is one of those that the configuration lists, or other, or none.
+pub fn request(rpc: &'static str, code: &'static str, source: Arc<str>, elapsed: Duration) {
     counter!(REQUESTS.name, "rpc" => rpc, "code" => code, "source" => source).increment(1);
     histogram!(REQUEST_SECONDS.name, "rpc" => rpc).record(elapsed);
 }

@@ -1,6 +1,8 @@
 //! The gRPC service: configuration, the RPCs, errors, health and the life of the process. No tensors; media is decoded
 //! and prompts are tokenised by the rooms below, scores come from the engine.
 
+mod admin;
+mod asked;
 mod call;
 mod config;
 mod connections;
@@ -10,6 +12,7 @@ mod error;
 mod health;
 mod life;
 mod load;
+mod log;
 mod reload;
 mod scoring;
 mod served;
@@ -19,4 +22,5 @@ mod stream;
 mod trust;
 
 pub use config::{Config, ConfigError, Parsed};
-pub use life::{Ending, log, run};
+pub use life::{Ending, run};
+pub use log::log;

@@ -88,12 +88,17 @@ fn the_printed_configuration_is_a_configuration_file() {
         "--max-video-seconds=1.5",
         "--log=warn,pcqa=debug",
         "--log-format=json",
+        "--metrics-listen=127.0.0.1:9",
+        "--metrics-sources=nightly, web",
+        "--otlp-endpoint=http://[::1]:4317",
+        "--trace-sample-ratio=0.5",
     ];
     let printed = Call::new(&changes).printed();
     assert_eq!(printed["device"].as_str(), Some("cpu,cpu"));
     assert_eq!(printed["max_queue_delay_seconds"].as_float(), Some(0.0));
     assert_eq!(printed["tta"].as_bool(), Some(true));
     assert_eq!(printed["max_video_seconds"].as_float(), Some(1.5));
+    assert_eq!(printed["metrics_sources"].as_str(), Some("nightly,web"));
     let (_directory, path) = file(&toml::to_string(&printed).unwrap());
     assert_eq!(Call::new(&["--config", path.to_str().unwrap()]).printed(), printed);
     assert_ne!(Call::new(&[]).printed(), printed);

@@ -24,5 +24,7 @@ mod rolling;
 mod scores;
 #[path = "service/timings.rs"]
 mod timings;
+#[path = "service/traces.rs"]
+mod traces;
 #[path = "service/trust.rs"]
 mod trust;

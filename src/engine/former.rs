@@ -42,6 +42,8 @@ pub(super) struct Former<T> {
 
 struct Slot<T> {
     order: Order,
+    /// When it got its place.
+    since: Instant,
     /// When its frames were there, and what goes to the device.
     ready: Option<(Instant, T)>,
 }
@@ -109,7 +111,14 @@ impl<T> Former<T> {
         }
         let frames = u64::from(order.frames);
         self.budget.take(order.caller, frames).map_err(|refusal| self.refused(refusal, order.track, now))?;
-        Ok(self.line.insert(order.caller, order.priority, order.deadline, frames, false, Slot { order, ready: None }))
+        Ok(self.line.insert(
+            order.caller,
+            order.priority,
+            order.deadline,
+            frames,
+            false,
+            Slot { order, since: now, ready: None },
+        ))
     }
 
     /// Lets the item at `key` go, which has `frames`, at most as many as it reserved. Gives it back where it has lost its
@@ -167,6 +176,16 @@ impl<T> Former<T> {
     /// Frames that have a place.
     pub fn frames(&self) -> u64 {
         self.budget.used()
+    }
+
+    /// Items that have a place.
+    pub fn items(&self) -> usize {
+        self.line.iter().count()
+    }
+
+    /// Since when the first that came has had its place.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.line.iter().map(|(slot, _, _)| slot.since).min()
     }
 
     /// Whether nobody has a place.

@@ -31,6 +31,13 @@ pub struct Key {
     caller: Caller,
 }
 
+impl Key {
+    /// When the work is of no more use.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
 /// Waiting work of both priorities.
 #[derive(Debug)]
 pub struct Line<T> {

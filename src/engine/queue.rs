@@ -10,10 +10,12 @@ use super::line::Key;
 use super::{EngineError, Item, Order, Scored};
 use crate::metrics;
 use crate::model::Track;
+use crate::trace::Parent;
 
 /// One item with the way back to its caller.
 pub(super) struct Waiting {
     pub item: Item,
+    pub span: Parent,
     pub answer: oneshot::Sender<Result<Scored, EngineError>>,
 }
 
@@ -25,6 +27,18 @@ pub(super) struct Queue {
     /// There may be an earlier deadline, or nothing more to come.
     deadlines: Condvar,
     closed: watch::Sender<bool>,
+    max_batch_frames: u32,
+}
+
+/// Who stands in line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    /// Items that have a place, decoded or not.
+    pub items: u64,
+    /// Frames that they may have.
+    pub frames: u64,
+    /// How long the first that came has had its place; 0 where there is none.
+    pub oldest: Duration,
 }
 
 struct State {
@@ -45,7 +59,8 @@ impl Queue {
     pub fn new(limits: Limits) -> Self {
         let state = State { former: Former::new(limits), phase: Phase::Open, devices: limits.devices };
         let (work, deadlines) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::new(state), work, deadlines, closed: watch::Sender::new(false) }
+        let max_batch_frames = limits.max_batch_frames;
+        Self { state: Mutex::new(state), work, deadlines, closed: watch::Sender::new(false), max_batch_frames }
     }
 
     /// Gives `order` a place in line.
@@ -58,7 +73,6 @@ impl Queue {
         state.answer_expired(now);
         let earliest = state.former.next_deadline();
         let key = state.former.reserve(order, now).inspect_err(count_refusal)?;
-        metrics::queue_frames(state.former.frames());
         if state.former.next_deadline() != earliest {
             self.deadlines.notify_one();
         }
@@ -87,10 +101,13 @@ impl Queue {
         let mut state = self.lock();
         let before = state.former.frames();
         let removed = state.former.remove(key);
-        let after = state.former.frames();
+        let has_left = state.former.frames() != before;
         drop(state);
-        if after != before {
-            metrics::queue_frames(after);
+        // Its caller's clock rang before that of the line.
+        if removed.is_some() && key.deadline() <= Instant::now() {
+            metrics::expired(1);
+        }
+        if has_left {
             // What it would have joined need not wait for it any longer.
             self.work.notify_all();
         }
@@ -109,8 +126,7 @@ impl Queue {
             let step = state.former.next(now);
             state = match step {
                 Step::Run(batch) => {
-                    metrics::batch(batch.track.name(), batch.reason.name(), batch.frames);
-                    metrics::queue_frames(state.former.frames());
+                    metrics::batch(batch.track.name(), batch.reason.name(), batch.frames, self.max_batch_frames);
                     return Some(batch);
                 }
                 Step::Wait if state.phase == Phase::Draining && state.former.is_empty() => return None,
@@ -172,6 +188,14 @@ impl Queue {
         self.closed.send_replace(true);
     }
 
+    /// Who stands in line now.
+    pub fn standing(&self) -> Standing {
+        let state = self.lock();
+        let now = Instant::now();
+        let oldest = state.former.oldest().map(|since| now.saturating_duration_since(since)).unwrap_or_default();
+        Standing { items: state.former.items() as u64, frames: state.former.frames(), oldest }
+    }
+
     /// Resolves once the queue is closed.
     pub async fn closed(&self) {
         // The sender lives as long as `self`: waiting cannot fail.
@@ -190,7 +214,6 @@ impl State {
         let any = !expired.is_empty();
         if any {
             metrics::expired(expired.len());
-            metrics::queue_frames(self.former.frames());
         }
         for waiting in expired {
             let _ = waiting.answer.send(Err(EngineError::Deadline));

@@ -13,6 +13,7 @@ use crate::media::{FrameStack, Frames};
 use crate::metrics;
 use crate::model::{ModelError, Track};
 use crate::text::TokenIds;
+use crate::trace::{Parent, Span};
 
 /// Batches in a row of which nothing was scored, after which a device must score blank frames or counts as lost.
 const LOST_AFTER: u32 = 2;
@@ -79,15 +80,28 @@ impl<'a, S: Scorer> Device<'a, S> {
 
     /// Scores `batch` and answers its items; whether the device failed on every one of them.
     fn answer(&mut self, batch: Batch<Waiting>) -> bool {
-        let Batch { track, frames, items, .. } = batch;
+        let Batch { track, frames, items, reason } = batch;
         let begin = Instant::now();
+        let mut span = Span::of_all(items.iter().map(|(_, waiting)| waiting.span), "batch", begin);
+        span.set("pcqa.track", track.name());
+        span.set("pcqa.reason", reason.name());
+        span.set("pcqa.items", items.len() as i64);
+        span.set("pcqa.frames", i64::from(frames));
+        span.set("pcqa.device", self.name.clone());
         let parts: Vec<&Item> = items.iter().map(|(_, waiting)| &waiting.item).collect();
         let answers = self.score(track, &parts, begin);
-        self.queue.record(track, frames, begin.elapsed());
+        let elapsed = begin.elapsed();
+        self.queue.record(track, frames, elapsed);
+        metrics::device_busy(&self.name, elapsed);
+        let batch = span.parent();
         let is_fault = |answer: &Result<_, _>| matches!(answer, Err(EngineError::Model(error)) if matches!(**error, ModelError::Device(_)));
         let has_failed = answers.iter().all(is_fault);
+        if has_failed {
+            span.fail("Internal");
+        }
+        span.end(begin + elapsed);
         for ((since, waiting), answer) in items.into_iter().zip(answers) {
-            let answer = answer.map(|scored| Scored { queue: scored.queue + (begin - since), ..scored });
+            let answer = answer.map(|scored| Scored { queue: scored.queue + (begin - since), batch, ..scored });
             let _ = waiting.answer.send(answer);
         }
         has_failed
@@ -126,7 +140,9 @@ impl<'a, S: Scorer> Device<'a, S> {
         let batch_frames = frames.iter().map(|frames| frames.count).sum();
         let (vision, head) = (timings.vision, timings.head);
         let answer = |score| match score {
-            Ok(score) => Ok(Scored { score, queue, text, vision, head, batch_frames }),
+            Ok(score) => {
+                Ok(Scored { score, queue, begun: begin, text, vision, head, batch_frames, batch: Parent::default() })
+            }
             Err(error) => Err(EngineError::Model(Arc::new(error))),
         };
         Ok(scores.into_iter().map(answer).collect())

@@ -98,7 +98,7 @@ impl DecoderPool {
         let reply = process.ask(self.request(sides), input.as_fd(), output.as_fd(), deadline, cancel);
         match reply {
             Ok(Ok(Decoded { frames, resize_us })) => {
-                let frames = self.read_frames(&output, frames, sides).inspect_err(|_| place.discard())?;
+                let frames = self.read_frames(&output, frames, sides).inspect_err(|_| place.discard("broken"))?;
                 let elapsed = begun.elapsed();
                 let resize = Duration::from_micros(resize_us).min(elapsed);
                 Ok(DecodedVideo { frames, decode: elapsed - resize, resize })
@@ -107,14 +107,15 @@ impl DecoderPool {
                 // Damaged bytes may have damaged the worker. A new one costs a tenth of a second of CPU time, less than
                 // the decoding of most videos, so that nobody wears the pool out by damage sooner than by good clips.
                 if matches!(refusal, Refusal::Corrupt { .. }) {
-                    place.renew();
+                    place.renew("corrupt");
                 }
                 Err(self.error(refusal))
             }
             Err(silence) => {
                 match silence {
-                    Silence::Cancelled => place.renew(),
-                    Silence::Deadline | Silence::Broken(_) => place.discard(),
+                    Silence::Cancelled => place.renew("cancelled"),
+                    Silence::Deadline => place.discard("deadline"),
+                    Silence::Broken(_) => place.discard("broken"),
                 }
                 Err(silence.error(begun, |reason| corrupt(&reason)))
             }

@@ -103,6 +103,27 @@ pub enum MediaError {
 }
 
 impl MediaError {
+    /// As metrics name it; [`Cancelled`](Self::Cancelled) is no failure.
+    pub fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty => Some("empty"),
+            Self::TooManyBytes { .. } => Some("too_many_bytes"),
+            Self::UnknownFormat { .. } => Some("unknown_format"),
+            Self::WrongKind { .. } => Some("wrong_kind"),
+            Self::TooManyPixels { .. } => Some("too_many_pixels"),
+            Self::TooLongSide { .. } => Some("too_long_side"),
+            Self::ZeroSized { .. } => Some("zero_sized"),
+            Self::TooMuchMemory { .. } => Some("too_much_memory"),
+            Self::TooLong { .. } => Some("too_long"),
+            Self::TooManyFrames { .. } => Some("too_many_frames"),
+            Self::NoVideoStream => Some("no_video_stream"),
+            Self::Corrupt { .. } => Some("corrupt"),
+            Self::Deadline { .. } => Some("deadline"),
+            Self::Worker(_) => Some("worker"),
+            Self::Cancelled => None,
+        }
+    }
+
     /// True when the bytes are to blame, so that trying again cannot help.
     pub fn is_callers_fault(&self) -> bool {
         !matches!(self, Self::Deadline { .. } | Self::Cancelled | Self::Worker(_))

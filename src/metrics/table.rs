@@ -123,7 +123,7 @@ table! {
         "pcqa_requests_total",
         Unit::Count,
         &[RPC, CODE, SOURCE],
-        "calls answered, by rpc, gRPC code and source: metadata x-pcqa-source where --metrics-sources lists it, else \
+        "calls that ended, by rpc, gRPC code and source: metadata x-pcqa-source where --metrics-sources lists it, else \
          other; empty where there was none",
     );
     REQUEST_SECONDS = histogram(
@@ -131,7 +131,7 @@ table! {
         SECONDS,
         Unit::Seconds,
         &[RPC],
-        "time from the arrival of a call's head to its answer; of ScoreStream, to the head of its answer",
+        "time from the arrival of a call's head to the end of its answer",
     );
     STAGE_SECONDS = histogram(
         "pcqa_stage_seconds",

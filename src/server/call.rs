@@ -1,11 +1,12 @@
-//! What holds for every call of the scoring service, before and after its handler: who calls and may they, a place, the bytes that
-//! are sent, a clock, a deadline, and one line in the log.
+//! What holds for every call of the scoring service, before and after its handler: who calls and may they, a place, the
+//! bytes that are sent, a clock, a deadline, and what is told of it.
 //!
 //! The clock starts when the request's head arrives, so that it covers the upload, decoding, the queue and the device.
 //! Running out of time drops the handler, and with it everything that the call holds.
 
 mod fault;
 mod receive;
+mod record;
 mod timeout;
 
 use std::convert::Infallible;
@@ -16,28 +17,28 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
-use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 pub(super) use self::fault::fault_named;
 pub(super) use self::receive::Received;
-use super::config::TimeOptions;
+use self::record::Record;
+pub(super) use self::record::name as code_name;
+use super::config::{Sources, TimeOptions};
 use super::error::ServiceError;
 use super::shares::{Share, Shares};
 use super::trust::{Door, Guest};
 use crate::engine::{Caller, Priority};
-use crate::metrics;
+use crate::{metrics, trace};
 
 /// A call's answer must be there before the caller's own timer rings: many clients say CANCELLED then.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// What holds no media and tells callers the limits is answered however busy the service is.
 const WITHOUT_PLACE: &str = "GetModel";
-
-/// As metrics name them.
-const RPCS: [&str; 5] = ["ScoreImage", "ScoreVideo", "ScoreStream", "RankImages", "GetModel"];
 
 /// One call in progress; its handler finds it in the request's extensions. The call's place is free again when the last
 /// clone is gone.
@@ -58,6 +59,8 @@ pub(super) struct Call {
     pub timeout: Duration,
     /// When the handler must have answered.
     pub deadline: Instant,
+    /// What spans of this call hang on.
+    pub span: trace::Parent,
     /// GetModel needs none.
     _place: Option<Arc<Share>>,
 }
@@ -71,6 +74,8 @@ pub(super) struct Terms {
     pub arrived: Instant,
     /// When the answer must be there: for the queue, the decoder and the device.
     pub deadline: Instant,
+    /// What spans of this item hang on.
+    pub span: trace::Parent,
 }
 
 impl Call {
@@ -84,6 +89,7 @@ impl Call {
 #[derive(Clone)]
 pub(super) struct CallLayer {
     options: TimeOptions,
+    sources: Sources,
     door: Door,
     callers: RandomState,
     places: Shares,
@@ -91,9 +97,11 @@ pub(super) struct CallLayer {
 }
 
 impl CallLayer {
-    pub fn new(options: &TimeOptions, door: Door) -> Self {
+    /// `sources` are the callers that metrics tell apart.
+    pub fn new(options: &TimeOptions, sources: Sources, door: Door) -> Self {
         Self {
             options: options.clone(),
+            sources,
             door,
             callers: RandomState::new(),
             places: Shares::new(options.max_calls.get(), "calls in progress"),
@@ -106,8 +114,18 @@ impl CallLayer {
         self.places.used()
     }
 
-    fn admit(&self, rpc: &str, request: &Request<Body>) -> Result<Call, ServiceError> {
-        let arrived = Instant::now();
+    /// Tells metrics what is asked for now.
+    pub fn sample(&self) {
+        metrics::load(self.places.used(), self.bytes.used());
+    }
+
+    fn admit(
+        &self,
+        rpc: &str,
+        request: &Request<Body>,
+        arrived: Instant,
+        span: trace::Parent,
+    ) -> Result<Call, ServiceError> {
         let guest = self.door.admit(request.headers())?;
         let client_timeout = request.headers().get("grpc-timeout").map(|value| timeout::parse(value.as_bytes()));
         let client_timeout = match client_timeout {
@@ -134,6 +152,7 @@ impl CallLayer {
             client_timeout,
             timeout,
             deadline: arrived + in_time,
+            span,
             _place: place,
         })
     }
@@ -174,22 +193,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let arrived = Instant::now();
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let call = match self.layer.admit(&rpc, &request) {
+        let record = Record::begin(&rpc, request.headers(), &self.layer.sources, arrived);
+        let log = record.log().clone();
+        let call = match log.in_scope(|| self.layer.admit(&rpc, &request, arrived, record.span())) {
             Ok(call) => call,
-            Err(error) => return Box::pin(async move { Ok(answered(&rpc, Instant::now(), refusal(error))) }),
+            Err(error) => return Box::pin(async move { Ok(record.accompany(refusal(error))) }),
         };
         request.extensions_mut().insert(call.clone());
         let handler = self.inner.call(request.map(|body| call.received.count(body)));
-        Box::pin(async move {
+        let answer = async move {
             // All of it, for its place: a handler that takes its request apart drops the other clone.
             let call = call;
             let response = match tokio::time::timeout_at(call.deadline.into(), handler).await {
                 Ok(response) => fault::with_faults_named(response?),
                 Err(_) => refusal(out_of_time(call.timeout)),
             };
-            Ok(answered(&rpc, call.arrived, response))
-        })
+            Ok(record.accompany(response))
+        };
+        Box::pin(answer.instrument(log))
     }
 }
 
@@ -202,17 +225,10 @@ fn refusal(error: ServiceError) -> Response<Body> {
     Status::from(error).into_http()
 }
 
-fn answered(rpc: &str, arrived: Instant, response: Response<Body>) -> Response<Body> {
-    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-    // What a caller invents may not become a label.
-    let known = RPCS.into_iter().find(|known| *known == rpc).unwrap_or("other");
-    metrics::request(known, format!("{code:?}"), arrived.elapsed());
-    tracing::debug!(rpc, ?code, ms = arrived.elapsed().as_millis(), "answered");
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
     use crate::server::config::with_defaults;
 
@@ -233,7 +249,7 @@ mod tests {
         if let Some(timeout) = timeout {
             request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static(timeout));
         }
-        let response = CallLayer::new(&options(0.05, 0.07), Door::open())
+        let response = CallLayer::new(&options(0.05, 0.07), Sources::default(), Door::open())
             .layer(sleeper)
             .call(request)
             .await
@@ -256,7 +272,7 @@ mod tests {
             drop(request.extensions_mut().remove::<Call>());
             std::future::pending::<Result<Response<Body>, Infallible>>()
         });
-        let layer = CallLayer::new(&options(60.0, 60.0), Door::open());
+        let layer = CallLayer::new(&options(60.0, 60.0), Sources::default(), Door::open());
         let mut service = layer.layer(forgetful);
         let first = service.call(Request::new(Body::empty()));
         assert_eq!(layer.in_progress(), 1);

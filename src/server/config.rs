@@ -6,10 +6,12 @@
 
 mod check;
 mod network;
+mod observe;
 mod options;
 mod sources;
 
 pub(super) use network::{ConnectionOptions, TrustOptions};
+pub(super) use observe::{Collector, Sources};
 pub use options::{Config, LogFormat, LogOptions};
 pub(super) use options::{DeviceChoice, DeviceName, DtypeChoice, LimitOptions, TimeOptions};
 pub use sources::Parsed;

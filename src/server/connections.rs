@@ -22,6 +22,7 @@ use tower::Service;
 
 use super::config::ConnectionOptions;
 use super::trust::Tls;
+use crate::metrics;
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -91,6 +92,7 @@ fn builder(options: &ConnectionOptions) -> Builder<TokioExecutor> {
 }
 
 async fn connection(host: Host, stream: TcpStream, peer: SocketAddr, tls: Option<Tls>) {
+    let _counted = Counted::new();
     // Answers are small and whole: nothing is won by waiting for more.
     let _ = stream.set_nodelay(true);
     let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
@@ -99,6 +101,22 @@ async fn connection(host: Host, stream: TcpStream, peer: SocketAddr, tls: Option
         Ok(Ok(stream)) => host.serve(stream, info).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// One connection, for metrics, however it ends.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        metrics::connection_opened();
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::connection_closed();
     }
 }
 

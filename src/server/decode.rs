@@ -17,6 +17,7 @@ use super::shares::Share;
 use crate::media::{
     Cancel, DecoderConfig, DecoderPool, FrameStack, Frames, ImageLimits, MediaError, VideoLimits, decode_image, resize,
 };
+use crate::metrics;
 use crate::model::Track;
 
 /// Encoded media and its share of the bytes in flight, which is held until the last media of a message is let go.
@@ -42,7 +43,9 @@ pub(super) struct Decoded {
 /// Media in line or being decoded.
 #[must_use = "dropping it cancels the decoding"]
 pub(super) struct Pending {
+    track: Track,
     field: String,
+    deadline: Instant,
     turn: Turn<Result<Decoded, MediaError>>,
 }
 
@@ -108,19 +111,50 @@ impl Decoding {
                 self.videos.enter(terms, work)
             }
         };
-        Ok(Pending { field: field.to_owned(), turn: turn.map_err(|too_long| refusal(track, too_long))? })
+        let turn = turn.map_err(|too_long| refusal(track, too_long))?;
+        Ok(Pending { track, field: field.to_owned(), deadline: terms.deadline, turn })
     }
 }
 
 impl Pending {
     /// The frames, once they are there.
     pub async fn finished(self) -> Result<Decoded, ServiceError> {
-        let field = self.field;
-        match self.turn.await {
+        let Self { track, field, deadline, turn } = self;
+        let unfinished = Unfinished { track, deadline };
+        let outcome = turn.await;
+        std::mem::forget(unfinished);
+        if let Some(kind) = failure(&outcome) {
+            metrics::decode_failure(track.name(), kind);
+        }
+        match outcome {
             Ok(decoded) => decoded.map_err(|error| ServiceError::media(&field, error)),
             Err(late @ Lost::Late) => Err(ServiceError::Deadline(format!("{field}: {late}"))),
             Err(Lost::Ended) => Err(ServiceError::Unavailable("the service is shutting down")),
             Err(panicked @ Lost::Panicked(_)) => Err(ServiceError::internal(panicked)),
+        }
+    }
+}
+
+/// As metrics name it; None where there are frames, or nobody wants them any more.
+fn failure(outcome: &Result<Result<Decoded, MediaError>, Lost>) -> Option<&'static str> {
+    match outcome {
+        Ok(Err(error)) => error.kind(),
+        Err(Lost::Late) => Some("deadline"),
+        Err(Lost::Panicked(_)) => Some("panic"),
+        Ok(Ok(_)) | Err(Lost::Ended) => None,
+    }
+}
+
+/// Media whose caller's clock may ring before that of its decoder.
+struct Unfinished {
+    track: Track,
+    deadline: Instant,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.deadline <= Instant::now() {
+            metrics::decode_failure(self.track.name(), "deadline");
         }
     }
 }

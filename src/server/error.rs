@@ -82,7 +82,8 @@ impl ServiceError {
         Self::Internal(id)
     }
 
-    fn code(&self) -> Code {
+    /// As gRPC calls it.
+    pub fn code(&self) -> Code {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::Overloaded { .. } => Code::ResourceExhausted,

@@ -1,6 +1,6 @@
 //! The service from the first log line to the last: listen, load, serve, drain, end. [`Health`] is true all the way.
 
-use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use tonic::service::{LayerExt, Routes};
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS;
 use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
 
+use super::admin::{self, Admin};
 use super::call::CallLayer;
-use super::config::{Config, LogFormat, LogOptions};
+use super::config::{Collector, Config};
 use super::connections;
 use super::health::Health;
 use super::load;
@@ -23,15 +24,18 @@ use super::served::Served;
 use super::service::Service;
 use super::stream::Streams;
 use super::trust::Trust;
-use crate::metrics;
+use crate::metrics::{self, Exposition};
 use crate::model::LoadOptions;
-use crate::proto;
 use crate::proto::scoring_service_server::ScoringServiceServer;
+use crate::{proto, trace};
 
 /// How often a drain looks whether calls are in progress.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Time for what is written to reach its callers, once no call is in progress.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Time for the last traces to reach their collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,32 +51,50 @@ pub enum Ending {
     DeviceLost,
 }
 
-/// Starts logging to standard error.
-pub fn log(options: &LogOptions) {
-    let to_stderr = tracing_subscriber::fmt()
-        .with_env_filter(&options.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match options.log_format {
-        LogFormat::Pretty => to_stderr.init(),
-        LogFormat::Json => to_stderr.json().init(),
-    }
-}
-
 /// Serves until a signal or the loss of the device.
 pub async fn run(config: Config) -> Result<Ending> {
+    let exporter = match &config.observe.otlp_endpoint {
+        Some(Collector(endpoint)) => {
+            let ratio = config.observe.trace_sample_ratio;
+            let exporter = trace::export(endpoint, ratio).context("otlp_endpoint")?;
+            tracing::info!(endpoint, ratio, "exporting traces");
+            Some(exporter)
+        }
+        None => None,
+    };
+    let ending = serve(config).await;
+    if let Some(exporter) = exporter.filter(|_| !matches!(ending, Ok(Ending::Cut))) {
+        match tokio::task::spawn_blocking(|| exporter.finish(LAST_SPANS)).await.context("panicked") {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "the last traces may be lost"),
+            Err(error) => tracing::warn!("the last traces may be lost: {error:#}"),
+        }
+    }
+    ending
+}
+
+async fn serve(config: Config) -> Result<Ending> {
     let begin = Instant::now();
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
-    if let Some(listen) = config.metrics_listen {
-        metrics::serve(listen).with_context(|| format!("metrics_listen: cannot serve on {listen}"))?;
-        tracing::info!(%listen, "serving metrics at /metrics");
-    }
+    let admin = match config.observe.metrics_listen {
+        Some(listen) => Some(collect_metrics(listen).await?),
+        None => None,
+    };
     let trust = Trust::load(&config.trust)?;
     let served = Served::nothing();
     let (health, health_rpcs) = Health::start().await;
     let (stop, stopped) = watch::channel(false);
-    let calls = CallLayer::new(&config.time, trust.door.clone());
+    let sources = config.observe.metrics_sources.clone().unwrap_or_default();
+    let calls = CallLayer::new(&config.time, sources, trust.door.clone());
+    if let Some((listener, exposition)) = admin {
+        let (calls, served) = (calls.clone(), served.clone());
+        let sample = Box::new(move || {
+            calls.sample();
+            served.sample();
+        });
+        tokio::spawn(admin::serve(listener, Admin { exposition, health: health.clone(), sample }));
+    }
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("listen: cannot bind {}", config.listen))?;
     announce_listening(&config, &listener)?;
@@ -131,6 +153,16 @@ pub async fn run(config: Config) -> Result<Ending> {
         },
         () = signals.next() => Ok(Ending::Cut),
     }
+}
+
+/// From here on: what happens before is not counted.
+async fn collect_metrics(listen: SocketAddr) -> Result<(TcpListener, Exposition)> {
+    let cannot = || format!("metrics_listen: cannot serve on {listen}");
+    let listener = TcpListener::bind(listen).await.with_context(cannot)?;
+    let exposition = metrics::collect().with_context(cannot)?;
+    metrics::build(env!("CARGO_PKG_VERSION"), env!("PCQA_LIBTORCH_VERSION"));
+    tracing::info!(address = %listener.local_addr()?, "serving metrics at /metrics, with /livez and /readyz");
+    Ok((listener, exposition))
 }
 
 /// Everything that can be asked. Health and reflection say nothing that is not public and need no key.

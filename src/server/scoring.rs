@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use futures_util::future;
 
-use super::call::Terms;
+use super::asked::{Asked, item_span};
+use super::call::{Terms, code_name};
 use super::config::LimitOptions;
 use super::convert::{self, Circumstances};
 use super::decode::{Decoded, Decoding, Media, Pending};
 use super::error::ServiceError;
 use crate::engine::{Engine, Order, Reservation, Scored, Ticket};
-use crate::metrics;
 use crate::model::Track;
-use crate::proto;
 use crate::text::{TokenIds, Tokenizer};
+use crate::{metrics, proto, trace};
 
 /// Everything that scoring takes, once the model is loaded.
 pub(super) struct Scoring {
@@ -36,12 +36,20 @@ struct Submitted {
     ticket: Ticket,
     circumstances: Circumstances,
     terms: Terms,
+    /// When decoding was asked for.
+    begin: Instant,
 }
 
 impl Scoring {
     /// What is served.
     pub fn model(&self) -> proto::ModelInfo {
         convert::model_info(self.engine.facts(), &self.digest, &self.limits, self.max_batch_frames)
+    }
+
+    /// Tells metrics whether this is what is served.
+    pub fn name_to_metrics(&self, is_served: bool) {
+        let manifest = &self.engine.facts().manifest;
+        metrics::model(&manifest.name, &manifest.version, &self.digest, is_served);
     }
 
     /// Scores the media of `track` in the request's `field`.
@@ -53,13 +61,35 @@ impl Scoring {
         media: Media,
         terms: Terms,
     ) -> Result<proto::Score, ServiceError> {
+        let asked = Asked::for_items(1, terms.deadline);
+        let mut span = item_span(track, terms);
+        let answer = self.score_item(track, field, prompt, media, terms, &mut span).await;
+        asked.answered();
+        if let Err(error) = &answer {
+            span.fail(code_name(error.code()));
+        }
+        answer
+    }
+
+    async fn score_item(
+        &self,
+        track: Track,
+        field: &str,
+        prompt: &str,
+        media: Media,
+        terms: Terms,
+        span: &mut trace::Span,
+    ) -> Result<proto::Score, ServiceError> {
         self.check(prompt)?;
         let sides = self.sides(track, field)?;
-        let reservation = self.reserve(track, terms)?;
+        let reservation = self.reserve(track, terms, span.parent())?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
+        let decode = trace::Span::of(span.parent(), "decode", begin);
         let decoded = self.decoding.enter(track, field, media, sides, terms)?.finished().await?;
-        self.submit(track, reservation, prompt, decoded, begin, terms).answer().await
+        let submitted = self.submit(track, reservation, prompt, decoded, begin, terms);
+        decode.end(begin + submitted.circumstances.decode);
+        submitted.answer(span).await
     }
 
     /// Scores `images` for one prompt, best first. Nothing is decoded before every image has its place, and nothing is
@@ -70,6 +100,23 @@ impl Scoring {
         images: Vec<Media>,
         terms: Terms,
     ) -> Result<Vec<proto::RankedImage>, ServiceError> {
+        let asked = Asked::for_items(images.len(), terms.deadline);
+        let mut spans: Vec<trace::Span> = images.iter().map(|_| item_span(Track::Image, terms)).collect();
+        let answer = self.rank_items(prompt, images, terms, &mut spans).await;
+        asked.answered();
+        if let Err(error) = &answer {
+            spans.iter_mut().for_each(|span| span.fail(code_name(error.code())));
+        }
+        answer
+    }
+
+    async fn rank_items(
+        &self,
+        prompt: &str,
+        images: Vec<Media>,
+        terms: Terms,
+        spans: &mut [trace::Span],
+    ) -> Result<Vec<proto::RankedImage>, ServiceError> {
         self.check(prompt)?;
         let (count, limit) = (images.len(), self.limits.max_rank_images.get());
         if images.is_empty() {
@@ -79,16 +126,18 @@ impl Scoring {
             return Err(ServiceError::invalid("images", format!("has {count} elements, the limit is {limit}")));
         }
         let sides = self.sides(Track::Image, "images")?;
-        let reservations =
-            (0..count).map(|_| self.reserve(Track::Image, terms)).collect::<Result<Vec<_>, ServiceError>>()?;
+        let reserve = |span: &trace::Span| self.reserve(Track::Image, terms, span.parent());
+        let reservations = spans.iter().map(reserve).collect::<Result<Vec<_>, ServiceError>>()?;
         let prompt = self.tokenizer.encode(prompt);
         let begin = Instant::now();
         let enter =
             |(index, image)| self.decoding.enter(Track::Image, &format!("images[{index}]"), image, sides, terms);
         let pending = images.into_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
         let decoded = all_or_every_violation(future::join_all(pending.into_iter().map(Pending::finished)).await)?;
-        let submitted = reservations.into_iter().zip(decoded).map(|(reservation, decoded)| {
-            self.submit(Track::Image, reservation, prompt.clone(), decoded, begin, terms).answer()
+        let submitted = reservations.into_iter().zip(decoded).zip(spans).map(|((reservation, decoded), span)| {
+            let submitted = self.submit(Track::Image, reservation, prompt.clone(), decoded, begin, terms);
+            trace::Span::of(span.parent(), "decode", begin).end(begin + submitted.circumstances.decode);
+            submitted.answer(span)
         });
         Ok(best_first(future::try_join_all(submitted).await?))
     }
@@ -127,10 +176,10 @@ impl Scoring {
     }
 
     /// A place on a device, for as many frames as the item can have.
-    fn reserve(&self, track: Track, terms: Terms) -> Result<Reservation, ServiceError> {
+    fn reserve(&self, track: Track, terms: Terms, span: trace::Parent) -> Result<Reservation, ServiceError> {
         let frames = self.most_frames(track);
         let Terms { caller, priority, deadline, .. } = terms;
-        let order = Order { caller, track, priority, frames, deadline };
+        let order = Order { caller, track, priority, frames, deadline, span };
         Ok(self.engine.reserve(order)?)
     }
 
@@ -154,16 +203,17 @@ impl Scoring {
             decode: begin.elapsed().saturating_sub(resize),
             resize,
         };
-        Submitted { ticket: reservation.submit(prompt, frames), circumstances, terms }
+        Submitted { ticket: reservation.submit(prompt, frames), circumstances, terms, begin }
     }
 }
 
 impl Submitted {
-    async fn answer(self) -> Result<proto::Score, ServiceError> {
-        let Self { ticket, circumstances, terms } = self;
+    async fn answer(self, span: &mut trace::Span) -> Result<proto::Score, ServiceError> {
+        let Self { ticket, circumstances, terms, begin } = self;
         let scored = ticket.await?;
         let total = terms.arrived.elapsed();
-        count_stages(&circumstances, &scored);
+        count_score(&circumstances, &scored);
+        trace_stages(span, &circumstances, &scored, terms.arrived, begin);
         tracing::debug!(
             frames = circumstances.frames_used,
             batch_frames = scored.batch_frames,
@@ -177,7 +227,7 @@ impl Submitted {
     }
 }
 
-fn count_stages(circumstances: &Circumstances, scored: &Scored) {
+fn count_score(circumstances: &Circumstances, scored: &Scored) {
     let Circumstances { track, receive, decode, resize, .. } = *circumstances;
     let Scored { queue, text, vision, head, .. } = *scored;
     let of_server = [("receive", receive), ("decode", decode), ("resize", resize)];
@@ -185,6 +235,29 @@ fn count_stages(circumstances: &Circumstances, scored: &Scored) {
     for (stage, elapsed) in of_server.into_iter().chain(of_engine) {
         metrics::stage(track.name(), stage, elapsed);
     }
+    metrics::score(track.name(), scored.score.z, scored.score.disagreement);
+}
+
+/// All stages but decode, which has its span while it lasts.
+fn trace_stages(
+    span: &mut trace::Span,
+    circumstances: &Circumstances,
+    scored: &Scored,
+    arrived: Instant,
+    begin: Instant,
+) {
+    let Circumstances { decode, resize, frames_used, .. } = *circumstances;
+    let Scored { queue, begun, text, vision, head, batch_frames, batch, .. } = *scored;
+    span.set("pcqa.frames", i64::from(frames_used));
+    span.set("pcqa.batch_frames", i64::from(batch_frames));
+    span.link(batch);
+    let stage = |name, from: Instant, to: Instant| trace::Span::of(span.parent(), name, from).end(to);
+    stage("receive", arrived, begin);
+    stage("resize", begin + decode, begin + decode + resize);
+    stage("queue", begun - queue, begun);
+    stage("text", begun, begun + text);
+    stage("vision", begun + text, begun + text + vision);
+    stage("head", begun + text + vision, begun + text + vision + head);
 }
 
 /// All decoded images, or the violations of all that are at fault, or the first other failure.

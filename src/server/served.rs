@@ -1,43 +1,73 @@
 //! What is served now: nothing at first, then the bundle, then perhaps another. A request keeps the one that it began
 //! with.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::error::ServiceError;
 use super::scoring::Scoring;
-use crate::native;
+use crate::engine::Memory;
+use crate::{metrics, native};
 
 /// How often it is looked whether the last request of a bundle has its answer.
 const LET_GO_POLL: Duration = Duration::from_millis(20);
 
 /// Clones see the same.
 #[derive(Clone)]
-pub(super) struct Served(watch::Sender<Option<Arc<Scoring>>>);
+pub(super) struct Served {
+    now: watch::Sender<Option<Arc<Scoring>>>,
+    /// Those before it whose last requests are still in progress, and perhaps some that are gone.
+    before: Arc<Mutex<Vec<Weak<Scoring>>>>,
+}
 
 impl Served {
     /// Nothing yet.
     pub fn nothing() -> Self {
-        Self(watch::Sender::new(None))
+        Self { now: watch::Sender::new(None), before: Arc::default() }
     }
 
     /// For one request, from its begin to its end. Not there before the model is loaded and warm.
     pub fn ready(&self) -> Result<Arc<Scoring>, ServiceError> {
-        self.0.borrow().clone().ok_or(ServiceError::Unavailable("the model is loading"))
+        self.now.borrow().clone().ok_or(ServiceError::Unavailable("the model is loading"))
     }
 
     /// From now on requests are scored by `scoring`. The one before it ends with its last request.
     pub fn put(&self, scoring: Scoring) {
-        if let Some(old) = self.0.send_replace(Some(Arc::new(scoring))) {
+        let new = Arc::new(scoring);
+        let old = self.now.send_replace(Some(new.clone()));
+        if let Some(old) = old {
+            old.name_to_metrics(false);
+            let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+            before.retain(|scoring| scoring.strong_count() > 0);
+            before.push(Arc::downgrade(&old));
             tokio::spawn(let_go(old));
+        }
+        new.name_to_metrics(true);
+    }
+
+    /// Tells metrics of the lines and the devices of all that scores now.
+    pub fn sample(&self) {
+        let mut scoring: Vec<Arc<Scoring>> = self.now.borrow().iter().cloned().collect();
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        scoring.extend(before.iter().filter_map(Weak::upgrade));
+        let (mut items, mut frames, mut oldest) = (0, 0, Duration::ZERO);
+        for scoring in &scoring {
+            let standing = scoring.engine.standing();
+            items += standing.items;
+            frames += standing.frames;
+            oldest = oldest.max(standing.oldest);
+        }
+        metrics::queue(items, frames, oldest);
+        for (device, Memory { used, total }) in scoring.iter().flat_map(|scoring| scoring.engine.memory()) {
+            metrics::device_memory(&device, used, total);
         }
     }
 
     /// Resolves when the device of what is served now is lost, or its engine stopped.
     pub async fn ended(&self) {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.now.subscribe();
         loop {
             let now = changes.borrow_and_update().clone();
             let ended = async {

@@ -90,9 +90,9 @@ impl ScoringService for Service {
 }
 
 fn received<M>(request: Request<M>, priority: impl FnOnce(&M) -> i32) -> Result<Arrival<M>, ServiceError> {
-    let Call { caller, guest, received, arrived, deadline, .. } = call(&request)?;
+    let Call { caller, guest, received, arrived, deadline, span, .. } = call(&request)?;
     let message = request.into_inner();
-    let terms = Terms { caller, priority: convert::priority(priority(&message))?, arrived, deadline };
+    let terms = Terms { caller, priority: convert::priority(priority(&message))?, arrived, deadline, span };
     Ok(Arrival { message, share: Arc::new(received.take_message()), terms, guest })
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tracing::Instrument;
 
 use super::call::{Call, Terms, fault_named, out_of_time};
 use super::config::TimeOptions;
@@ -27,6 +28,7 @@ use crate::model::Track;
 use crate::proto::score_stream_request::Media as Encoded;
 use crate::proto::score_stream_response::Outcome;
 use crate::proto::{ScoreStreamRequest, ScoreStreamResponse};
+use crate::trace;
 
 /// Longest `item_id` in bytes.
 const MAX_ITEM_ID_BYTES: usize = 256;
@@ -46,6 +48,7 @@ struct Arrived {
     guest: Guest,
     arrived: Instant,
     deadline: Instant,
+    span: trace::Parent,
 }
 
 impl Streams {
@@ -64,7 +67,7 @@ impl Streams {
         requests: impl Stream<Item = Result<ScoreStreamRequest, Status>> + Send + 'static,
     ) -> ReceiverStream<Result<ScoreStreamResponse, Status>> {
         let (answers, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
+        let work = async move {
             let end = tokio::select! {
                 end = self.serve(served, &call, requests, &answers) => end,
                 error = expiry(&call) => Err(error.into()),
@@ -76,7 +79,8 @@ impl Streams {
             if let Err(status) = end {
                 let _ = answers.send(Err(status)).await;
             }
-        });
+        };
+        tokio::spawn(work.in_current_span());
         ReceiverStream::new(receiver)
     }
 
@@ -96,7 +100,7 @@ impl Streams {
             tokio::select! {
                 item = items.next(), if last.is_none() && in_progress.len() < in_flight => match item {
                     Some(Ok(item)) => {
-                        in_progress.spawn(answer(served.clone(), self.arrived(item, call)));
+                        in_progress.spawn(answer(served.clone(), self.arrived(item, call)).in_current_span());
                     }
                     Some(Err(status)) => last = Some(Err(fault_named(status))),
                     None => last = Some(Ok(())),
@@ -123,6 +127,7 @@ impl Streams {
             guest: call.guest.clone(),
             arrived,
             deadline,
+            span: call.span,
         }
     }
 }
@@ -139,7 +144,7 @@ async fn answer(served: Served, arrived: Arrived) -> ScoreStreamResponse {
 }
 
 async fn score(served: &Served, arrived: Arrived) -> Result<crate::proto::Score, ServiceError> {
-    let Arrived { item, share, caller, guest, arrived, deadline } = arrived;
+    let Arrived { item, share, caller, guest, arrived, deadline, span } = arrived;
     let bytes = item.item_id.len();
     if bytes > MAX_ITEM_ID_BYTES {
         return Err(ServiceError::invalid("item_id", format!("has {bytes} bytes, the limit is {MAX_ITEM_ID_BYTES}")));
@@ -149,7 +154,7 @@ async fn score(served: &Served, arrived: Arrived) -> Result<crate::proto::Score,
         Some(Encoded::Video(video)) => (Track::Video, "video", video),
         None => return Err(ServiceError::invalid("media", "is missing; set image or video")),
     };
-    let terms = Terms { caller, priority: convert::priority(item.priority)?, arrived, deadline };
+    let terms = Terms { caller, priority: convert::priority(item.priority)?, arrived, deadline, span };
     // Each item is scored by what is served when it comes: a call may outlast a bundle.
     let scoring = served.ready()?;
     guest.spend(scoring.most_frames(track))?;

@@ -68,8 +68,10 @@ impl House {
         loop {
             let line = lines.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("the server did not get ready:\n{}", log.lock().unwrap()));
-            if let Some((_, found)) = line.split_once("listen=") {
-                address = Some(found.trim().to_owned());
+            // A line for people, or one of JSON.
+            let found = line.split_once("listen=").or_else(|| line.split_once(r#""listen":""#));
+            if let Some((_, found)) = found {
+                address = Some(found.split('"').next().unwrap_or_default().trim().to_owned());
             }
             if line.contains(seen) {
                 break;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{Caller, Priority};
+use crate::trace::Parent;
 
 const LIMITS: Limits =
     Limits { max_queue_frames: 96, max_batch_frames: 32, max_queue_delay: Duration::from_millis(5), devices: 1 };
@@ -17,6 +18,7 @@ fn order(now: Instant) -> Order {
         priority: Priority::Interactive,
         frames: 1,
         deadline: now + Duration::from_secs(60),
+        span: Parent::default(),
     }
 }
 
@@ -278,6 +280,7 @@ proptest! {
                         priority: if bulk { Priority::Bulk } else { Priority::Interactive },
                         frames: if video { frames } else { 1 },
                         deadline: world.now + Duration::from_millis(patience_ms),
+                        span: Parent::default(),
                     };
                     world.arrive(number, order);
                 }

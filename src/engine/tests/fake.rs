@@ -11,6 +11,7 @@ use crate::model::{
     LoadOptions, Manifest, Mixer, ModelError, MosScale, TextSpec, Track,
 };
 use crate::text::TokenIds;
+use crate::trace::Parent;
 
 /// The item alone fails.
 pub const FAILS_ALONE: u8 = 252;
@@ -152,7 +153,8 @@ pub fn order(frames: u32) -> Order {
     static CALLERS: AtomicU32 = AtomicU32::new(0);
     let caller = Caller(CALLERS.fetch_add(1, Ordering::SeqCst).into());
     let deadline = Instant::now() + Duration::from_secs(600);
-    Order { caller, track: Track::Image, priority: Priority::Interactive, frames, deadline }
+    let (track, priority, span) = (Track::Image, Priority::Interactive, Parent::default());
+    Order { caller, track, priority, frames, deadline, span }
 }
 
 pub const OPTIONS: LoadOptions = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, tta: false };

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::process::{Process, START_TIMEOUT, Silence, TICK};
 use super::{Cancel, DecoderConfig, MediaError};
+use crate::metrics;
 
 /// The free places; an empty one gets a process when it is next used.
 #[derive(Debug)]
@@ -82,29 +83,34 @@ impl Place<'_> {
     /// The process of this place, started anew where the last one is gone. One that is still loading when the caller
     /// leaves stays, so that callers who leave early do not keep the pool from ever starting.
     pub(super) fn process(&mut self, deadline: Instant, cancel: &Cancel) -> Result<&mut Process, Silence> {
-        if !self.process.as_mut().is_some_and(Process::is_fit) {
-            self.process = None;
+        if let Some(process) = &mut self.process
+            && !process.is_fit()
+        {
+            self.discard(if process.is_worn() { "retired" } else { "broken" });
         }
         let mut process = match self.process.take() {
             Some(process) => process,
             None => self.places.spawn()?,
         };
         let ready = process.wait_ready(deadline, cancel);
-        if !matches!(ready, Err(Silence::Broken(_))) {
+        if matches!(ready, Err(Silence::Broken(_))) {
+            metrics::decoder_restart("broken");
+        } else {
             self.process = Some(process);
         }
         ready?;
         self.process.as_mut().ok_or_else(|| Silence::Broken("the process is gone".into()))
     }
 
-    /// Kills the process; the next caller gets a new one.
-    pub(super) fn discard(&mut self) {
+    /// Kills the process for this reason; the next caller gets a new one.
+    pub(super) fn discard(&mut self, reason: &'static str) {
+        metrics::decoder_restart(reason);
         self.process = None;
     }
 
     /// Puts a new process in the place of this one; it loads while nobody waits for it.
-    pub(super) fn renew(&mut self) {
-        self.process = None;
+    pub(super) fn renew(&mut self, reason: &'static str) {
+        self.discard(reason);
         // Where it cannot be started, the next caller tries again and is told.
         self.process = self.places.spawn().ok();
     }

@@ -87,7 +87,12 @@ impl Process {
             true => !has_spoken,
             false => has_spoken || self.started.elapsed() < START_TIMEOUT,
         };
-        keeps_its_turn && self.busy < RETIRE_AFTER && matches!(self.child.try_wait(), Ok(None))
+        keeps_its_turn && !self.is_worn() && matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether it has worked for as long as it may.
+    pub(super) fn is_worn(&self) -> bool {
+        self.busy >= RETIRE_AFTER
     }
 
     /// Waits until the worker has closed its sandbox.

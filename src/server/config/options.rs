@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::{Serialize, Serializer};
 
 use super::network::{ConnectionOptions, TrustOptions};
+use super::observe::ObserveOptions;
 use crate::media::{ImageLimits, VideoLimits};
 
 /// Everything that can be set.
@@ -19,10 +20,6 @@ pub struct Config {
     /// Address and port to serve gRPC on. Port 0 takes a free one; the log says which (`listening listen=…`)
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051", help_heading = "Service")]
     pub listen: SocketAddr,
-    /// Address and port to serve Prometheus metrics on, at /metrics. Default: none are collected
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Service")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten, next_help_heading = "Trust")]
     #[serde(flatten)]
     #[allow(missing_docs)]
@@ -47,6 +44,10 @@ pub struct Config {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub time: TimeOptions,
+    #[command(flatten, next_help_heading = "Metrics and traces")]
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub observe: ObserveOptions,
     #[command(flatten, next_help_heading = "Log")]
     #[serde(flatten)]
     #[allow(missing_docs)]

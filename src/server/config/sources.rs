@@ -7,6 +7,7 @@ use clap::error::{ContextValue, ErrorKind};
 use clap::{Args, Command, Parser, Subcommand};
 
 use super::{Config, ConfigError};
+use crate::metrics;
 use crate::server::trust;
 
 const PREFIX: &str = "PCQA_";
@@ -19,7 +20,7 @@ const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_API_KEY", "PCQA_CACHE"];
 pub enum Parsed {
     /// To serve.
     Serve(Box<Config>),
-    /// To print this text and end: help, version, or the configuration.
+    /// To print this text and end: help, version, the configuration, the metrics, or a key.
     Print(String),
 }
 
@@ -52,6 +53,8 @@ enum Do {
         #[arg(long, value_name = "NAME")]
         name: String,
     },
+    /// Print a Markdown table of every metric that there is
+    Metrics,
 }
 
 /// The file and the environment are turned into flags that stand before the real ones: the last of several wins.
@@ -66,8 +69,10 @@ pub(super) fn read(
             _ => Err(ConfigError(first_paragraph(&error))),
         };
     }
-    if let Ok(Cli { command: Some(Do::Key { name }), .. }) = parse(&given) {
-        return new_key(&name);
+    match parse(&given) {
+        Ok(Cli { command: Some(Do::Key { name }), .. }) => return new_key(&name),
+        Ok(Cli { command: Some(Do::Metrics), .. }) => return Ok(Parsed::Print(metrics::markdown())),
+        _ => {}
     }
     let keys = keys();
     let mut flags = of_environment(environment, &keys)?;

@@ -9,7 +9,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Of the first caller.
 fn by(priority: Priority, deadline: Instant) -> Terms {
-    Terms { caller: Caller(1), priority, arrived: Instant::now(), deadline }
+    Terms { caller: Caller(1), priority, arrived: Instant::now(), deadline, span: Default::default() }
 }
 
 /// One thread that is busy until the returned sender is used or dropped.
