@@ -94,7 +94,9 @@ fn spans(criterion: &mut Criterion) {
         let begin = Instant::now();
         let call = Span::of_call("pcqa.v1.ScoringService/ScoreImage", remote, begin);
         let item = Span::of(call.parent(), "image", begin);
-        STAGES.iter().for_each(|stage| Span::of(item.parent(), stage, begin).end(begin));
+        for stage in STAGES {
+            Span::of(item.parent(), stage, begin).end(begin);
+        }
         Span::of_all(std::iter::once(item.parent()), "batch", begin).end(begin);
     };
     let remote =

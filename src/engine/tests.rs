@@ -147,6 +147,32 @@ async fn a_dropped_ticket_frees_its_place_and_never_reaches_the_device() {
 }
 
 #[tokio::test]
+async fn who_stands_in_line_is_known_and_nobody_does_once_all_have_gone() {
+    let house = House::new(64);
+    let standing = || house.engine.standing();
+    let is_idle = |Standing { items, frames, oldest }| (items, frames, oldest) == (0, 0, Duration::ZERO);
+    assert!(is_idle(standing()));
+    let first = house.occupied(1);
+    assert!(is_idle(standing()), "what a device has stands in line no more");
+    let begin = Instant::now();
+    let decoding = house.engine.reserve(order(16)).unwrap();
+    let ready = house.submit(2, 8).unwrap();
+    let Standing { items, frames, oldest } = standing();
+    assert_eq!((items, frames), (2, 24));
+    assert!(oldest <= begin.elapsed());
+    let a_moment = Duration::from_millis(5);
+    std::thread::sleep(a_moment);
+    assert!(standing().oldest >= a_moment);
+    drop(decoding);
+    assert_eq!((standing().items, standing().frames), (1, 8));
+    house.open();
+    for ticket in first.into_iter().chain([ready]) {
+        ticket.await.unwrap();
+    }
+    assert!(is_idle(standing()));
+}
+
+#[tokio::test]
 async fn an_item_expires_while_the_device_is_busy_and_never_reaches_it() {
     let house = House::new(16);
     let first = house.occupied(1);

@@ -210,7 +210,7 @@ where
                 Ok(response) => fault::with_faults_named(response?),
                 Err(_) => refusal(out_of_time(call.timeout)),
             };
-            Ok(record.accompany(response))
+            Ok::<_, Infallible>(record.accompany(response))
         };
         Box::pin(answer.instrument(log))
     }

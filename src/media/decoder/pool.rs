@@ -86,7 +86,8 @@ impl Place<'_> {
         if let Some(process) = &mut self.process
             && !process.is_fit()
         {
-            self.discard(if process.is_worn() { "retired" } else { "broken" });
+            let reason = if process.is_worn() { "retired" } else { "broken" };
+            self.discard(reason);
         }
         let mut process = match self.process.take() {
             Some(process) => process,
