@@ -28,6 +28,7 @@ def overview():
     scored = f'sum(rate(pcqa_stage_seconds_count{{stage="head",@}}{RATE}))'
     p99 = "job_rpc:pcqa_request_seconds:p99_rate5m{@@}"
     buckets = "instance_rpc_le:pcqa_request_seconds_bucket:rate5m{@}"
+    objective = [("objective {{rpc}}", "max by (rpc) (pcqa:request_seconds:objective)")]
     return {
         "": [
             number("Ready replicas", "Replicas whose bundle is warm and that are not draining.", "none",
@@ -52,7 +53,8 @@ def overview():
                   ("{{rpc}}", f"sum by (rpc) (rate(pcqa_requests_total{{@}}{RATE}))")),
             lines("Calls by source", "Calls answered per second, by what the caller said it was in x-pcqa-source: a "
                   "name of --metrics-sources, other, or nothing.", "reqps",
-                  ('{{source}}', f"sum by (source) (rate(pcqa_requests_total{{@}}{RATE}))")),
+                  ("{{source}}", f'label_replace(sum by (source) (rate(pcqa_requests_total{{@}}{RATE})), "source", '
+                   '"(none)", "source", "")')),
             lines("Scored items by track", "Images and videos scored per second.", "ops",
                   ("{{track}}", f'sum by (track) (rate(pcqa_stage_seconds_count{{stage="head",@}}{RATE}))')),
         ],
@@ -72,9 +74,10 @@ def overview():
             *(lines(f"{name} by rpc", f"{name} of the time from the arrival of a call's head to its answer, over five "
                     "minutes." + (" Dashed: the objective." if name == "p99" else ""), "s",
                     ("{{rpc}}", f"histogram_quantile({quantile}, sum by (le, rpc) ({buckets}))"),
-                    *([("objective {{rpc}}", "max by (rpc) (pcqa:request_seconds:objective)")] if name == "p99" else []))
+                    *(objective if name == "p99" else []))
               for quantile, name in (QUANTILES[0], QUANTILES[2])),
-            heat("Durations of calls that score", "Unary calls by their duration. Two bands are two kinds of call, or a "
+            heat("Durations of calls that score",
+                 "Unary calls by their duration. Two bands are two kinds of call, or a "
                  "line in front of some.", "s",
                  'sum by (le) (increase(pcqa_request_seconds_bucket{rpc=~"Score.+|RankImages",rpc!="ScoreStream",@}'
                  f"{RATE}))", width=8),
@@ -90,7 +93,8 @@ def overview():
                   ("{{instance}}", "sum by (instance) (pcqa_calls_in_progress{@})")),
         ],
         "What runs": [
-            rows("Replicas", "Server, libtorch and model of each replica. During a roll-out there are two of something.",
+            rows("Replicas",
+                 "Server, libtorch and model of each replica. During a roll-out there are two of something.",
                  'label_replace(pcqa_model_info{@} == 1, "model_version", "$1", "version", "(.*)")'
                  " * on (namespace, job, instance) group_left (server, libtorch)"
                  ' label_replace(pcqa_build_info{@}, "server", "$1", "version", "(.*)")',
@@ -113,7 +117,8 @@ def queue():
                   "items.", "short", ("frames", "sum(pcqa_queue_frames{@})"), ("items", "sum(pcqa_queue_items{@})")),
             lines("Age of the oldest item", "How long the oldest item has been in line. Red: the alert's bound.", "s",
                   ("{{instance}}", "max by (instance) (pcqa_queue_oldest_age_seconds{@})"), limits=(10,)),
-            lines("Wait for a device", "Time from decoded to taken by a device, of scored items, over five minutes.", "s",
+            lines("Wait for a device",
+                  "Time from decoded to taken by a device, of scored items, over five minutes.", "s",
                   *((f"{name} {{{{track}}}}", f"histogram_quantile({quantile}, sum by (le, track) ({waited}))")
                     for quantile, name in (QUANTILES[0], QUANTILES[2]))),
         ],
@@ -149,9 +154,11 @@ def queue():
                    f"{hits} / sum(rate(pcqa_text_cache_requests_total{{@}}{RATE}))", width=6),
             number("Prompts kept", "Prompts whose embeddings are kept, on all devices.", "short",
                    "sum(pcqa_text_cache_entries{@})", width=6),
-            number("Memory", "Embeddings that are kept, on all devices; --text-cache-bytes is the most of each.", "bytes",
+            number("Memory",
+                   "Embeddings that are kept, on all devices; --text-cache-bytes is the most of each.", "bytes",
                    "sum(pcqa_text_cache_bytes{@})", width=6),
-            number("p99 of the text towers", "Time of the text towers for the prompts of a batch, over five minutes.", "s",
+            number("p99 of the text towers",
+                   "Time of the text towers for the prompts of a batch, over five minutes.", "s",
                    f"histogram_quantile(0.99, sum by (le) ({text}))", width=6),
             lines("Prompts by outcome", "Distinct prompts of batches per second: hit (the embedding was kept) or miss "
                   "(the text towers ran).", "ops",
@@ -178,9 +185,11 @@ def stages():
                     ("{{stage}}", rated.format(part="sum", track=track) + " / "
                      + rated.format(part="count", track=track)), stacked=True)
               for track in ("image", "video")),
-            lines("Share of each stage", "Where the time of all scored items goes.", "percentunit", ("{{stage}}", share),
+            lines("Share of each stage",
+                  "Where the time of all scored items goes.", "percentunit", ("{{stage}}", share),
                   stacked=True, top=1),
-            *(lines(f"p99 {track}", f"p99 of each stage of a scored {track}, over five minutes. They do not add up.", "s",
+            *(lines(f"p99 {track}",
+                    f"p99 of each stage of a scored {track}, over five minutes. They do not add up.", "s",
                     ("{{stage}}",
                      f'histogram_quantile(0.99, sum by (le, stage) ({buckets}{{track="{track}",@}}))'), width=12)
               for track in ("image", "video")),
@@ -189,7 +198,8 @@ def stages():
             lines("Utilisation", "Share of the time in which a device computes.", "percentunit",
                   ("{{instance}} {{device}}",
                    f"sum by (instance, device) (rate(pcqa_device_busy_seconds_total{{@}}{RATE}))"), top=1),
-            lines("Memory in use", "Memory in use: of a GPU that of the device, of the CPU that of the process.", "bytes",
+            lines("Memory in use",
+                  "Memory in use: of a GPU that of the device, of the CPU that of the process.", "bytes",
                   ("{{instance}} {{device}}", memory.format("used")),
                   ("{{instance}} {{device}} total", memory.format("total"))),
             lines("Share of memory", "Memory in use over what there is. Red: the alert's bound.", "percentunit",
@@ -197,13 +207,16 @@ def stages():
                   top=1),
         ],
         "Decoder": [
-            events("Media that could not be decoded", "Items whose media was refused by a decoder, by track and kind of "
+            events("Media that could not be decoded",
+                   "Items whose media was refused by a decoder, by track and kind of "
                    "failure.",
-                   ("{{track}} {{kind}}", f"sum by (track, kind) (increase(pcqa_decode_failures_total{{@}}{RATE})) > 0")),
+                   ("{{track}} {{kind}}",
+                    f"sum by (track, kind) (increase(pcqa_decode_failures_total{{@}}{RATE})) > 0")),
             events("Restarts of decoder processes", "Processes of pcqa-decoder that were replaced, by reason. One that "
                    "hung or crashed cost one request.",
                    ("{{reason}}", f"sum by (reason) (increase(pcqa_decoder_restarts_total{{@}}{RATE}))")),
-            lines("Decoding", "Time from bytes to pixels, the wait for a decode place included, over five minutes.", "s",
+            lines("Decoding",
+                  "Time from bytes to pixels, the wait for a decode place included, over five minutes.", "s",
                   *((f"{name} {{{{track}}}}",
                      f'histogram_quantile({quantile}, sum by (le, track) ({buckets}{{stage="decode",@}}))')
                     for quantile, name in (QUANTILES[0], QUANTILES[2]))),
@@ -212,7 +225,8 @@ def stages():
             lines("Bytes in flight", "Bytes of requests that are being received or wait to be decoded; "
                   "--max-in-flight-bytes is the most.", "bytes",
                   ("{{instance}}", "sum by (instance) (pcqa_in_flight_bytes{@})"), width=12),
-            lines("Receiving", "Time from the arrival of a request's head to its last byte, over five minutes. Slow here "
+            lines("Receiving",
+                  "Time from the arrival of a request's head to its last byte, over five minutes. Slow here "
                   "is a slow caller or network.", "s",
                   *((name, f'histogram_quantile({quantile}, sum by (le) ({buckets}{{stage="receive",@}}))')
                     for quantile, name in QUANTILES), width=12),
@@ -230,7 +244,8 @@ def scores():
         "z": [
             signed(lines("Quantiles of z", "z of the scores of the last hour: 0 is the mean of the calibration data, 1 "
                          "its standard deviation.", "short", *quantiles("pcqa_score_z", 0.1, 0.5, 0.9), width=12)),
-            lines("Drift of z", "Largest distance between the distributions of z in the last hour and in the last week, "
+            lines("Drift of z",
+                  "Largest distance between the distributions of z in the last hour and in the last week, "
                   "for the whole service: 0 is the same, 1 is nothing in common, 0.2 is a shift by half a standard "
                   "deviation. Red: the alert's bound.", "short",
                   ("{{track}}", "max by (track) (job_track:pcqa_score_z:drift{@@})"), limits=(0.2,), width=12, top=1),
@@ -246,7 +261,8 @@ def scores():
                  f"sum by (le) (increase(pcqa_score_disagreement_bucket{{@}}{RATE}))"),
         ],
         "What was scored": [
-            lines("Scores of the last hour", "How many scores the hour's figures rest on. The alert wants 200.", "short",
+            lines("Scores of the last hour",
+                  "How many scores the hour's figures rest on. The alert wants 200.", "short",
                   ("{{track}}", "sum by (track) (job_track:pcqa_score_z_count:increase1h{@@})"), width=8),
             rows("Model", "The bundle that each replica serves.", "pcqa_model_info{@} == 1",
                  hide=("Value", "container", "endpoint", "pod", "service"), width=16, height=8),
@@ -275,7 +291,8 @@ def access():
                   height=4),
         ],
         "Bundles": [
-            events("Bundle reloads", "Attempts to load the bundle again: loaded, unchanged, or failed (the one before it "
+            events("Bundle reloads",
+                   "Attempts to load the bundle again: loaded, unchanged, or failed (the one before it "
                    "is still served).",
                    ("{{outcome}}", f"sum by (outcome) (increase(pcqa_bundle_reloads_total{{@}}{RATE}))")),
             lines("Replicas by model", "How many replicas serve which bundle. Two lines for long are a roll-out that "

@@ -33,7 +33,7 @@ def common_parts(panel, title, description, unit, width, height):
 
 def steps(*bounds):
     """Green, and from each bound on the next colour: orange, red."""
-    colours = ("orange", "red")[-len(bounds):]
+    colours = ("orange", "red")[-len(bounds) :]
     found = [dashboard.Threshold(value=None, color="green")]
     found += [dashboard.Threshold(value=bound, color=colour) for bound, colour in zip(bounds, colours)]
     return DescribedSteps(dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=found))

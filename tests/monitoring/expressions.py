@@ -11,8 +11,21 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/pcqa"
 # Prometheus' own, of every target and alert.
 BUILT_IN = {"ALERTS", "up"}
-KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset",
-            "inf", "nan"}
+KEYWORDS = {
+    "and",
+    "or",
+    "unless",
+    "by",
+    "without",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+    "bool",
+    "offset",
+    "inf",
+    "nan",
+}
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'")
 LABELS = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)", re.IGNORECASE)
 NAME = re.compile(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)\s*(\{[^{}]*\})?(?!\s*[\w:({])")
@@ -79,7 +92,7 @@ def selectors(text):
     for found in NAME.finditer(re.sub(r"\[[^\]]*\]", lambda found: " " * len(found[0]), bare)):
         if found[1].lower() in KEYWORDS or inside_braces(bare, found.start()):
             continue
-        yield found[1], text[found.start(2):found.end(2)] if found[2] else ""
+        yield found[1], text[found.start(2) : found.end(2)] if found[2] else ""
 
 
 def inside_braces(text, position):
@@ -96,7 +109,7 @@ def compared(text):
     bare = without_strings(text)
     outside = [found for found in COMPARISON.finditer(bare) if not inside_braces(bare, found.start())]
     for found in reversed(outside):
-        text = text[:found.end()] + " bool" + text[found.end():]
+        text = text[: found.end()] + " bool" + text[found.end() :]
     return text
 
 

@@ -43,7 +43,9 @@ def surplus(value, known, place=""):
 
 def test_names_are_found():
     """The reader of expressions, on what is hard to read."""
-    text = 'sum by (job, le) (rate(a_bucket{rpc=~"b{c}|sum",le!="x"}[5m])) / on (d) group_left () (e:f > 0.1 or vector(0))'
+    text = (
+        'sum by (job, le) (rate(a_bucket{rpc=~"b{c}|sum",le!="x"}[5m])) / on (d) group_left () (e:f > 1 or vector(0))'
+    )
     assert list(expressions.selectors(text)) == [("a_bucket", '{rpc=~"b{c}|sum",le!="x"}'), ("e:f", "")]
     assert expressions.compared('a{b!="c>d"} > 0.1 and e == 1') == 'a{b!="c>d"} > bool 0.1 and e == bool 1'
     assert expressions.substituted('a{job=~"$job"}[$__rate_interval]', "9s") == 'a{job=~".*"}[9s]'
@@ -63,7 +65,8 @@ def test_dashboards_fit_grafana_s_schema():
         assert not found, f"{name}: Grafana's schema knows no {found}"
     name, board = next(iter(expressions.dashboards().items()))
     board["panels"][-1]["fieldConfig"]["defaults"]["units"] = "s"
-    assert surplus(board, plain(Dashboard.from_json(board))) == [f".panels[{len(board['panels']) - 1}].fieldConfig.defaults.units"], name
+    found = surplus(board, plain(Dashboard.from_json(board)))
+    assert len(found) == 1 and found[0].endswith(".fieldConfig.defaults.units"), (name, found)
 
 
 def test_dashboards_have_distinct_identities():
@@ -72,8 +75,9 @@ def test_dashboards_have_distinct_identities():
         values = [board[key] for board in boards.values()]
         assert len(set(values)) == len(values) and all(values), (key, values)
     for name, board in boards.items():
-        ids = [panel["id"] for panel in [*board["panels"], *expressions.panels(board)]]
-        assert len(set(ids)) == len({id(panel) for panel in [*board["panels"], *expressions.panels(board)]}), (name, ids)
+        rows = [panel for panel in board["panels"] if panel["type"] == "row"]
+        ids = [panel["id"] for panel in [*rows, *expressions.panels(board)]]
+        assert len(set(ids)) == len(ids), (name, ids)
 
 
 def test_dashboards_have_their_variables():
@@ -105,11 +109,13 @@ def test_panels_say_what_they_show():
             assert panel["fieldConfig"]["defaults"].get("unit"), f"{place} has no unit"
             assert panel["targets"], place
             for target in panel["targets"]:
-                assert target["datasource"] == panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, place
+                assert (
+                    target["datasource"] == panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+                ), place
 
 
 def test_expressions_obey_the_choices():
-    """Every selector of a panel is of the namespaces and jobs that were chosen, and of the instances where it has them."""
+    """Every selector is of the namespaces and jobs that were chosen, and of the instances where it has them."""
     for expression in expressions.of_panels():
         for metric, matchers in expressions.selectors(expression.text):
             if metric == "pcqa:request_seconds:objective":
@@ -131,8 +137,11 @@ def test_rules_name_no_target():
 def test_rules_are_distinct_and_used():
     alerts = {(rule["alert"], rule["labels"]["severity"]) for _, rule in expressions.rules() if "alert" in rule}
     assert len(alerts) == sum("alert" in rule for _, rule in expressions.rules()), "an alert stands twice"
-    used = {name for expression in [*expressions.of_panels(), *expressions.of_rules()]
-            for name in expressions.names(expression.text)}
+    used = {
+        name
+        for expression in [*expressions.of_panels(), *expressions.of_rules()]
+        for name in expressions.names(expression.text)
+    }
     assert expressions.recorded() <= used, f"nobody looks at {expressions.recorded() - used}"
 
 
@@ -151,7 +160,7 @@ def test_alerts_have_their_section():
         section = sections[name]
         questions = re.findall(r"^\*\*(.+?)\.\*\*", section, re.MULTILINE)
         assert questions == SECTIONS, (name, questions)
-        looked_at = re.findall(r"panel \*([^*]+)\*", section)
+        looked_at = re.findall(r"panel \*([^*]+)\*", " ".join(section.split()))
         assert looked_at, f"{name} names no panel"
         assert set(looked_at) <= titles, f"{name}: no panel is called {set(looked_at) - titles}"
         assert "```" in section, f"{name} has no command"
