@@ -30,6 +30,7 @@ class Load:
         self.steady, self.burst = (self.stub_of(channel) for channel in self.channels)
         self.keys = keys
         self.video = clip(directory, 8)
+        self.images = [png(seed, 96, 64) for seed in range(BURST)]
         self.random = random.Random(1)
 
     def close(self):
@@ -42,26 +43,24 @@ class Load:
             *([("x-pcqa-source", source)] if source else []),
         ]
 
-    def image(self, prompt, seed, width=96, height=64):
-        return self.pb.ScoreImageRequest(prompt=prompt, image=png(seed, width, height))
+    def image(self, prompt, image):
+        return self.pb.ScoreImageRequest(prompt=prompt, image=image)
 
     def good(self):
-        """One call of each rpc, by different sources; every second prompt has been there before."""
-        seed = self.random.randrange(1000)
+        """One call of each rpc, by different sources; one of two prompts has been there before."""
+        image, other = self.random.sample(self.images, 2)
         known, fresh = self.metadata(source="nightly"), self.metadata(source="a stranger")
-        self.steady.ScoreImage(self.image("a lighthouse", seed), metadata=known, timeout=PATIENCE)
-        self.steady.ScoreImage(self.image(f"lighthouse {time.time()}", seed), metadata=fresh, timeout=PATIENCE)
+        self.steady.ScoreImage(self.image("a lighthouse", image), metadata=known, timeout=PATIENCE)
+        self.steady.ScoreImage(self.image(f"lighthouse {time.time()}", image), metadata=fresh, timeout=PATIENCE)
         self.steady.ScoreVideo(
             self.pb.ScoreVideoRequest(prompt="a lighthouse", video=self.video),
             metadata=self.metadata(),
             timeout=PATIENCE,
         )
-        images = [png(seed), png(seed + 1)]
-        self.steady.RankImages(
-            self.pb.RankImagesRequest(prompt="a lighthouse", images=images), metadata=known, timeout=PATIENCE
-        )
+        ranked = self.pb.RankImagesRequest(prompt="a lighthouse", images=[image, other])
+        self.steady.RankImages(ranked, metadata=known, timeout=PATIENCE)
         item = self.pb.ScoreStreamRequest
-        items = [item(item_id="i", prompt="fog", image=png(seed)), item(item_id="v", prompt="fog", video=self.video)]
+        items = [item(item_id="i", prompt="fog", image=image), item(item_id="v", prompt="fog", video=self.video)]
         list(self.steady.ScoreStream(iter(items), metadata=known, timeout=PATIENCE))
         self.steady.GetModel(self.pb.GetModelRequest(), metadata=known, timeout=PATIENCE)
 
@@ -70,20 +69,20 @@ class Load:
         video = self.pb.ScoreVideoRequest
         cut = self.video[: len(self.video) // 2]
         failing(self.steady.ScoreImage, self.pb.ScoreImageRequest(prompt="fog", image=b"words"), self.metadata())
-        failing(self.steady.ScoreImage, self.pb.ScoreImageRequest(prompt="fog", image=png(1)[:80]), self.metadata())
+        failing(self.steady.ScoreImage, self.pb.ScoreImageRequest(prompt="fog", image=self.images[0][:80]), self.metadata())
         failing(self.steady.ScoreVideo, video(prompt="fog", video=cut), self.metadata())
         model = self.pb.GetModelRequest()
         failing(self.steady.GetModel, model, [])
         failing(self.steady.GetModel, model, [("authorization", "Basic word")])
         failing(self.steady.GetModel, model, self.metadata(key="pcqa_wrong"))
         for _ in range(4):
-            failing(self.steady.ScoreImage, self.image("fog", 1), self.metadata(key="limited"), succeeds=True)
+            failing(self.steady.ScoreImage, self.image("fog", self.images[0]), self.metadata(key="limited"), succeeds=True)
 
     def crowd(self, timeout, leave_after=None):
         """More images at once than there are places, with little time; they leave after `leave_after` seconds."""
         calls = [
-            self.burst.ScoreImage.future(self.image(f"fog {n}", n, 640, 480), metadata=self.metadata(), timeout=timeout)
-            for n in range(BURST)
+            self.burst.ScoreImage.future(self.image("fog", image), metadata=self.metadata(), timeout=timeout)
+            for image in self.images
         ]
         if leave_after is not None:
             time.sleep(leave_after)
@@ -107,7 +106,7 @@ class Load:
 
     @contextlib.contextmanager
     def going_on(self):
-        """Good calls without end, and a crowd now and then, while the block runs. What fails in it, fails here."""
+        """Good calls without end while the block runs. What fails in them fails here."""
         ends, errors = threading.Event(), []
 
         def calls():
@@ -119,19 +118,13 @@ class Load:
                     if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                         errors.append(error)
 
-        def crowds():
-            while not ends.wait(1):
-                self.crowd(PATIENCE)
-
-        threads = [threading.Thread(target=work) for work in (calls, calls, crowds)]
-        for thread in threads:
-            thread.start()
+        thread = threading.Thread(target=calls)
+        thread.start()
         try:
             yield
         finally:
             ends.set()
-            for thread in threads:
-                thread.join()
+            thread.join()
         assert not errors, f"a good call failed: {errors[0]}"
 
 
