@@ -343,7 +343,11 @@ def make(name, title, description, groups):
         for panel in panels:
             number_of += 1
             board.with_panel(panel.id(number_of))
-    return json.dumps(board.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    built = board.build()
+    for choice in built.templating.list_val or []:
+        # Of variables that are intervals, which these are not.
+        choice.auto = choice.auto_min = choice.auto_count = None
+    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
 def main():

@@ -166,6 +166,15 @@ def test_alerts_have_their_section():
         assert "```" in section, f"{name} has no command"
 
 
+def test_runbook_s_table_is_true():
+    text = (CHART / "RUNBOOK.md").read_text()
+    for name in {rule["alert"] for _, rule in expressions.rules() if "alert" in rule}:
+        same = [rule for _, rule in expressions.rules() if rule.get("alert") == name]
+        severities = ", ".join(rule["labels"]["severity"] for rule in same)
+        spans = ", ".join(re.sub(r"m$", " min", re.sub(r"h$", " h", rule.get("for", "0"))) for rule in same)
+        assert re.search(rf"^\| \[{name}\]\(#{name.lower()}\) \| {severities} \| .+ \| {spans} \|$", text, re.M), name
+
+
 def main():
     tests = {name: test for name, test in globals().items() if name.startswith("test_")}
     failed = 0
