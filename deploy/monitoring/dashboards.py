@@ -17,6 +17,7 @@ from panels import DATASOURCE, chosen, events, heat, lines, number, rows, signed
 
 OUT = Path(__file__).resolve().parents[1] / "helm/pcqa/dashboards"
 NO_FAULT = "none"
+DAY = 86400
 QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
 RATE = "[$__rate_interval]"
 IS_FAULT = 'code=~"Internal|Unknown|DataLoss"'
@@ -32,7 +33,7 @@ def overview():
     return {
         "": [
             number("Ready replicas", "Replicas whose bundle is warm and that are not draining.", "none",
-                   "sum(pcqa_ready{@})", low_is_bad=True, decimals=0),
+                   "sum(pcqa_ready{@})", limits=(1,), low_is_bad=True, decimals=0),
             number("Calls", "Calls answered per second, whatever the answer.", "reqps", calls),
             number("Scored items", "Images and videos scored per second, items of streams and ranks included.", "ops",
                    scored),
@@ -285,7 +286,7 @@ def access():
         ],
         "Certificate": [
             number("Certificate ends in", "Time until the first of the replicas' certificates ends.", "s",
-                   f"min({left})", width=6, none="no TLS"),
+                   f"min({left})", width=6, limits=(2 * DAY, 14 * DAY), low_is_bad=True, none="no TLS"),
             lines("Certificate ends in, by replica", "Time until the certificate ends that a replica shows. Files that "
                   "change are read again within two seconds.", "s", ("{{instance}}", left), width=18, none="no TLS",
                   height=4),

@@ -31,11 +31,12 @@ def common_parts(panel, title, description, unit, width, height):
     return panel.title(title).description(description).unit(unit).span(width).height(height).datasource(DATASOURCE)
 
 
-def steps(*bounds):
-    """Green, and from each bound on the next colour: orange, red."""
-    colours = ("orange", "red")[-len(bounds) :]
-    found = [dashboard.Threshold(value=None, color="green")]
-    found += [dashboard.Threshold(value=bound, color=colour) for bound, colour in zip(bounds, colours)]
+def steps(*bounds, low_is_bad=False):
+    """Green, and from each bound on the next colour: orange, red. With `low_is_bad` it is red below the first bound."""
+    colours = ["green", "orange", "red"] if len(bounds) == 2 else ["green", "red"]
+    if low_is_bad:
+        colours.reverse()
+    found = [dashboard.Threshold(value=bound, color=colour) for bound, colour in zip([None, *bounds], colours)]
     return DescribedSteps(dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=found))
 
 
@@ -93,16 +94,11 @@ def events(title, description, *queries, width=8, height=HEIGHT, none="none"):
 
 
 def number(title, description, unit, expression, width=4, limits=(), low_is_bad=False, none=None, decimals=None):
-    """One figure with its course behind it. With `low_is_bad` below 1 is red."""
+    """One figure with its course behind it, coloured by `limits`."""
     panel = common_parts(stat.Panel(), title, description, unit, width, 4)
     panel.graph_mode(options.BigValueGraphMode.AREA).color_mode(options.BigValueColorMode.VALUE)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
-    if low_is_bad:
-        bad, good = dashboard.Threshold(value=None, color="red"), dashboard.Threshold(value=1, color="green")
-        config = dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=[bad, good])
-        panel.thresholds(DescribedSteps(config))
-    else:
-        panel.thresholds(steps(*limits))
+    panel.thresholds(steps(*limits, low_is_bad=low_is_bad))
     if none is not None:
         panel.no_value(none)
     if decimals is not None:

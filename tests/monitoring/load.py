@@ -52,11 +52,8 @@ class Load:
         known, fresh = self.metadata(source="nightly"), self.metadata(source="a stranger")
         self.steady.ScoreImage(self.image("a lighthouse", image), metadata=known, timeout=PATIENCE)
         self.steady.ScoreImage(self.image(f"lighthouse {time.time()}", image), metadata=fresh, timeout=PATIENCE)
-        self.steady.ScoreVideo(
-            self.pb.ScoreVideoRequest(prompt="a lighthouse", video=self.video),
-            metadata=self.metadata(),
-            timeout=PATIENCE,
-        )
+        video = self.pb.ScoreVideoRequest(prompt="a lighthouse", video=self.video)
+        self.steady.ScoreVideo(video, metadata=self.metadata(), timeout=PATIENCE)
         ranked = self.pb.RankImagesRequest(prompt="a lighthouse", images=[image, other])
         self.steady.RankImages(ranked, metadata=known, timeout=PATIENCE)
         item = self.pb.ScoreStreamRequest
@@ -68,15 +65,16 @@ class Load:
         """Media that cannot be decoded, and callers that may not or not so much."""
         video = self.pb.ScoreVideoRequest
         cut = self.video[: len(self.video) // 2]
-        failing(self.steady.ScoreImage, self.pb.ScoreImageRequest(prompt="fog", image=b"words"), self.metadata())
-        failing(self.steady.ScoreImage, self.pb.ScoreImageRequest(prompt="fog", image=self.images[0][:80]), self.metadata())
+        for image in (b"words", self.images[0][:80]):
+            failing(self.steady.ScoreImage, self.image("fog", image), self.metadata())
         failing(self.steady.ScoreVideo, video(prompt="fog", video=cut), self.metadata())
         model = self.pb.GetModelRequest()
         failing(self.steady.GetModel, model, [])
         failing(self.steady.GetModel, model, [("authorization", "Basic word")])
         failing(self.steady.GetModel, model, self.metadata(key="pcqa_wrong"))
         for _ in range(4):
-            failing(self.steady.ScoreImage, self.image("fog", self.images[0]), self.metadata(key="limited"), succeeds=True)
+            image = self.image("fog", self.images[0])
+            failing(self.steady.ScoreImage, image, self.metadata(key="limited"), succeeds=True)
 
     def crowd(self, timeout, leave_after=None):
         """More images at once than there are places, with little time; they leave after `leave_after` seconds."""
@@ -97,12 +95,8 @@ class Load:
         for _ in range(times):
             for process in decoders(server):
                 os.kill(process, signal.SIGKILL)
-            failing(
-                self.steady.ScoreVideo,
-                self.pb.ScoreVideoRequest(prompt="fog", video=self.video),
-                self.metadata(),
-                succeeds=True,
-            )
+            video = self.pb.ScoreVideoRequest(prompt="fog", video=self.video)
+            failing(self.steady.ScoreVideo, video, self.metadata(), succeeds=True)
 
     @contextlib.contextmanager
     def going_on(self):

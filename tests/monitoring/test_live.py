@@ -39,8 +39,9 @@ QUIET = {"overview.json: Faults: A", "recording.yaml: job:pcqa_requests_faulty:r
 # What appears with its first event only, and has none here.
 ABSENT = 'code=~"Internal|Unknown|DataLoss"'
 PROVOKED = {"PcqaHighShedRate", "PcqaDecoderCrashLoop", "PcqaBundleReloadFailed", "PcqaCertificateExpiry"}
-# The latency of a debug build under this load, and how much memory a machine has, are nobody's fault.
-POSSIBLE = {"PcqaLatencyOverObjective", "PcqaDeviceMemoryHigh"}
+# Nobody's fault: the latency of a debug build under this load, how much memory a machine has, what a week looks like
+# that is seconds old.
+POSSIBLE = {"PcqaLatencyOverObjective", "PcqaDeviceMemoryHigh", "PcqaScoreDrift"}
 
 
 def free_port():
@@ -93,32 +94,11 @@ class Server:
         self.bundle, self.process = directory / "bundle", None
         shutil.copytree(ROOT / "src/model/demo", self.bundle)
         (self.bundle / "MODEL_CARD.md").unlink()
-        self.keys = dict(
-            zip(
-                ["nightly", "limited"],
-                [self.new_key("nightly", ""), self.new_key("limited", " max_calls=1 max_frames_per_second=1")],
-            )
-        )
-        arguments = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "5",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-keyout",
-            directory / "server.key",
-            "-out",
-            directory / "server.pem",
-        ]
+        limits = {"nightly": "", "limited": " max_calls=1 max_frames_per_second=1"}
+        self.keys = {name: self.new_key(name, text) for name, text in limits.items()}
+        wanted = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 5 -subj /CN=localhost"
+        files = ["-keyout", directory / "server.key", "-out", directory / "server.pem"]
+        arguments = ["openssl", "req", "-x509", *wanted.split(), "-addext", "subjectAltName=DNS:localhost", *files]
         subprocess.run(arguments, check=True, capture_output=True)
         self.certificate = (directory / "server.pem").read_bytes()
 
