@@ -7,7 +7,7 @@ PYTHON := .tools/bin/python
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .PHONY: build
 build: ## build the four binaries into target/release
@@ -40,6 +40,15 @@ test: ## run every test: unit, integration, a foreign gRPC client, the demo
 	$(CARGO) test --locked
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
 	deploy/demo/demo.sh target/debug
+
+.PHONY: dashboard-test
+dashboard-test: ## check dashboards, alerts and runbook; then put a server under load and evaluate all of them (1 minute)
+	$(SETUP) build test monitoring
+	promtool check rules deploy/helm/pcqa/rules/*.yaml
+	promtool test rules tests/monitoring/alerts.test.yaml
+	$(PYTHON) tests/monitoring/test_files.py
+	$(CARGO) build --locked --bins
+	$(PYTHON) tests/monitoring/test_live.py target/debug/pcqa-server
 
 .PHONY: lint
 lint: ## check format, clippy and the API's style

@@ -3,6 +3,7 @@
 #
 #   deploy/setup/setup.sh build            # system packages to build and run, libtorch
 #   deploy/setup/setup.sh test lint demo   # what those need on top
+#   deploy/setup/setup.sh test monitoring  # what checking dashboards and alerts needs on top
 #
 # Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
 # Without root, missing system packages are named and nothing is begun.
@@ -11,8 +12,8 @@ cd "$(dirname "$0")/../.."
 here=deploy/setup
 cache=${PCQA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pcqa}
 
-scratch=
-trap 'rm -rf "$scratch"' EXIT
+scratch= policy=
+trap 'rm -rf "$scratch" "$policy"' EXIT
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -22,9 +23,23 @@ packages_for() {
     build) echo make g++ pkg-config libclang1-14 libclang-common-14-dev python3 python3-venv \
                 libavcodec-dev libavformat-dev libavutil-dev libswscale-dev ;;
     test) echo ffmpeg binutils ;;
+    monitoring) echo prometheus openssl ;;
     lint | demo) ;;
-    *) die "unknown step $1; the steps are build, test, lint and demo" ;;
+    *) die "unknown step $1; the steps are build, test, lint, demo and monitoring" ;;
   esac
+}
+
+# Debian starts the services that it installs. Tests start their own Prometheus: the machine's stays down, now and after
+# its next start, until somebody says `systemctl unmask prometheus`.
+keep_prometheus_down() {
+  say "masking prometheus.service"
+  mkdir -p /etc/systemd/system
+  ln -sfT /dev/null /etc/systemd/system/prometheus.service
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
 }
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -41,6 +56,7 @@ install_packages() {
   sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
   fi
   say "installing ${missing[*]}"
+  case " ${missing[*]} " in *" prometheus "*) keep_prometheus_down ;; esac
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
@@ -95,12 +111,12 @@ install_libtorch() {
   unpack libtorch $here/libtorch.lock $here/libtorch.py
 }
 
-# buf for linting the API, and a gRPC client that is not ours for testing it.
+# buf for linting the API, a gRPC client that is not ours for testing it, Grafana's schema for checking dashboards.
 install_tools() {
   local venv
   venv="$cache/tools-$(sha256sum <$here/tools.lock | cut -c1-12)"
   if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c pass 2>/dev/null; then
-    say "installing buf and grpcio to $venv"
+    say "installing buf, grpcio and more to $venv"
     rm -f "$venv/complete"
     make_venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
@@ -109,7 +125,7 @@ install_tools() {
   ln -sfnT "$venv" .tools
 }
 
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo"
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo, monitoring"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -121,7 +137,7 @@ rm -rf "$cache"/wheels.* "$cache"/*.part*
 for step in "$@"; do
   case $step in
     build) install_libtorch ;;
-    test | lint) install_tools ;;
+    test | lint | monitoring) install_tools ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
   esac
 done
