@@ -35,3 +35,9 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{- define "pcqa.checkTraining" -}}
+{{- if has "all" .Values.training.experts -}}
+{{- fail "training.experts: all is no expert; name each, as pods are made for them" -}}
+{{- end -}}
+{{- end -}}
