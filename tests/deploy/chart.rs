@@ -77,7 +77,11 @@ impl Case {
     /// The oldest version of Kubernetes that can do what it asks for.
     pub fn oldest(&self) -> &'static str {
         let values: Value = read_yaml(&self.values);
-        if values.pointer("/bundle/source").is_some_and(|source| source == "image") { WITH_IMAGE_VOLUMES } else { OLDEST }
+        if values.pointer("/bundle/source").is_some_and(|source| source == "image") {
+            WITH_IMAGE_VOLUMES
+        } else {
+            OLDEST
+        }
     }
 
     pub fn objects(&self) -> Objects {

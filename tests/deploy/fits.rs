@@ -131,7 +131,10 @@ fn the_server_s_files_are_mounted() {
             let Some(path) = argument(container, option) else { continue };
             seen.insert(option);
             let mounts = list(&container["volumeMounts"]);
-            let within = |mount: &&Value| path.strip_prefix(text(&mount["mountPath"])).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let within = |mount: &&Value| {
+                path.strip_prefix(text(&mount["mountPath"]))
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
             let [mount] = mounts.iter().filter(within).collect::<Vec<_>>()[..] else { panic!("{}: {path}", case.name) };
             assert_eq!(mount["readOnly"], true, "{}: {path}", case.name);
             // A single file would never follow its Secret.
@@ -192,16 +195,20 @@ fn gpus_are_asked_for_and_used() {
     everywhere(|name, objects| {
         let Some(deployment) = objects.deployment() else { return };
         let container = server(deployment);
-        let gpus = container["resources"]["limits"]["nvidia.com/gpu"].as_str().map(|count| count.parse::<usize>().unwrap());
+        let gpus =
+            container["resources"]["limits"]["nvidia.com/gpu"].as_str().map(|count| count.parse::<usize>().unwrap());
         let devices: Vec<&str> = argument(container, "device").unwrap().split(',').collect();
-        let expected = gpus.map_or(vec!["cpu".to_owned()], |count| (0..count).map(|index| format!("cuda:{index}")).collect());
+        let expected =
+            gpus.map_or(vec!["cpu".to_owned()], |count| (0..count).map(|index| format!("cuda:{index}")).collect());
         assert_eq!(devices, expected, "{name}");
         let tolerations = list(&deployment["spec"]["template"]["spec"]["tolerations"]);
         assert_eq!(tolerations.iter().any(|one| one["key"] == "nvidia.com/gpu"), gpus.is_some(), "{name}");
     });
     for case in cases() {
         for (_, template) in case.objects().templates() {
-            with_gpus += usize::from(containers(template).iter().any(|one| !one["resources"]["limits"]["nvidia.com/gpu"].is_null()));
+            with_gpus += usize::from(
+                containers(template).iter().any(|one| !one["resources"]["limits"]["nvidia.com/gpu"].is_null()),
+            );
         }
     }
     assert!(with_gpus >= 3, "a server and two Jobs have GPUs");

@@ -19,7 +19,9 @@ fn names(expression: &str) -> BTreeSet<String> {
 
 fn is_in_table(name: &str) -> bool {
     let series = ["", "_bucket", "_sum", "_count"];
-    series.iter().any(|suffix| name.strip_suffix(suffix).is_some_and(|base| TABLE.iter().any(|metric| metric.name == base)))
+    series
+        .iter()
+        .any(|suffix| name.strip_suffix(suffix).is_some_and(|base| TABLE.iter().any(|metric| metric.name == base)))
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn dashboards_are_whole_and_labelled() {
     assert!(!found.is_empty() && found == expected, "{found:?}");
     let without = cases().into_iter().filter(|case| case.name != "gpu");
     for case in without {
-        let count = case.objects().of("ConfigMap").filter(|map| !map["data"]["fit.sh"].is_string()).count();
+        let count = case.objects().of("ConfigMap").filter(|map| !map["data"]["run.toml"].is_string()).count();
         assert_eq!(count, 0, "{}", case.name);
     }
 }

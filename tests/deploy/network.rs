@@ -8,7 +8,10 @@ use serde_json::Value;
 use super::chart::{Objects, argument, cases, containers, list, selects, server, shown, text};
 
 fn ports(container: &Value) -> Vec<(&str, u64)> {
-    list(&container["ports"]).iter().map(|port| (text(&port["name"]), port["containerPort"].as_u64().unwrap())).collect()
+    list(&container["ports"])
+        .iter()
+        .map(|port| (text(&port["name"]), port["containerPort"].as_u64().unwrap()))
+        .collect()
 }
 
 /// Of `--name=ADDRESS:PORT`.
@@ -74,9 +77,14 @@ fn services_lead_to_ports_of_the_server() {
                 assert!(resolves(&port["targetPort"], server(deployment)), "{name}: {}: {port}", shown(service));
             }
         }
-        let [headless]: [&&Value; 1] =
-            services.iter().filter(|service| service["spec"]["clusterIP"] == "None").collect::<Vec<_>>().try_into().unwrap();
-        let has_metrics = |service: &Value| list(&service["spec"]["ports"]).iter().any(|port| port["name"] == "metrics");
+        let [headless]: [&&Value; 1] = services
+            .iter()
+            .filter(|service| service["spec"]["clusterIP"] == "None")
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let has_metrics =
+            |service: &Value| list(&service["spec"]["ports"]).iter().any(|port| port["name"] == "metrics");
         // A load balancer in front of the other one must not publish them.
         assert!(has_metrics(headless), "{name}");
         assert_eq!(services.iter().filter(|service| has_metrics(service)).count(), 1, "{name}");
@@ -88,8 +96,10 @@ fn the_network_policy_is_of_these_ports_and_no_others() {
     for (name, objects) in servers() {
         let deployment = objects.deployment().unwrap();
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
-        let policies: Vec<&Value> =
-            objects.of("NetworkPolicy").filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], labels)).collect();
+        let policies: Vec<&Value> = objects
+            .of("NetworkPolicy")
+            .filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], labels))
+            .collect();
         if name == "training-beside" {
             assert_eq!(objects.of("NetworkPolicy").count(), 0, "it is off there");
             continue;

@@ -12,7 +12,11 @@ fn notes(case: &Case) -> String {
     helm.args(["install", RELEASE, "--dry-run=client", "--namespace", NAMESPACE, "--values"]);
     let all = outcome(helm.arg(&case.values).arg(chart())).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let (_, notes) = all.split_once("\nNOTES:\n").unwrap_or_else(|| panic!("{}: has no notes", case.name));
-    assert!(!notes.contains("%!") && !notes.contains("<no value>") && !notes.contains("map["), "{}: {notes}", case.name);
+    assert!(
+        !notes.contains("%!") && !notes.contains("<no value>") && !notes.contains("map["),
+        "{}: {notes}",
+        case.name
+    );
     notes.to_owned()
 }
 
