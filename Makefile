@@ -35,8 +35,8 @@ bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BE
 	python3 benches/bench.py $(BENCH)
 
 .PHONY: test
-test: ## run every test: unit, integration, a foreign gRPC client, the demo
-	$(SETUP) build test demo
+test: ## run every test: unit, integration, a foreign gRPC client, the chart, the demo
+	$(SETUP) build test demo deploy
 	$(CARGO) test --locked
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
 	deploy/demo/demo.sh target/debug
@@ -49,6 +49,10 @@ dashboard-test: ## check dashboards, alerts and runbook; then put a server under
 	$(PYTHON) tests/monitoring/test_files.py
 	$(CARGO) build --locked --bins
 	$(PYTHON) tests/monitoring/test_live.py target/debug/pcqa-server
+.PHONY: deploy-test
+deploy-test: ## test the Helm chart alone: lint, schemas, objects that fit each other and the server (part of test)
+	$(SETUP) build deploy
+	$(CARGO) test --locked --test deploy
 
 .PHONY: lint
 lint: ## check format, clippy and the API's style

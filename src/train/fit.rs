@@ -53,10 +53,10 @@ pub struct Arguments {
     /// The run's folder; with several experts, the folder of their runs
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Which expert of the settings is trained: a name, or `all` for one after the other, each in a folder of its name
-    /// in --out; those of a track that the data have no items of are skipped, and the same command again goes on where
-    /// it was. Not needed where there is one
-    #[arg(long, value_name = "NAME")]
+    /// Which expert of the settings is trained: a name; or several with commas between, or `all`, for one after the
+    /// other, each in a folder of its name in --out, and the same command again goes on where it was. Of `all`, those of a
+    /// track that the data have no items of are skipped. Not needed where there is one
+    #[arg(long, value_name = "NAME[,NAME...]")]
     expert: Option<String>,
     /// Go on with the run in --out, or with every run that was begun in a folder of it, with the settings and the data
     /// that each has. Experts of `--expert all` that were not begun are trained by the first command again
@@ -69,6 +69,11 @@ pub struct Arguments {
     /// Only the run that holds out this part of --folds, or of the settings' split.folds, from 0; in --out itself
     #[arg(long, value_name = "I")]
     fold: Option<usize>,
+    /// Of the runs that this command would make one after the other, expert by expert and of each fold by fold, only the
+    /// one of this index, from 0, in the folder that it would have: machines that see the same --out share the work. The
+    /// same command again goes on where it was
+    #[arg(long, value_name = "INDEX", requires = "expert", conflicts_with_all = ["resume", "fold"])]
+    only: Option<usize>,
     #[command(flatten)]
     machine: Machine,
 }
@@ -136,11 +141,17 @@ pub(super) fn fit_with(arguments: &Arguments, change: impl FnOnce(&mut Settings)
     change(&mut settings);
     settings.check()?;
     let all_folds = arguments.folds.filter(|_| arguments.fold.is_none());
-    for (settings, folder) in experts::chosen(&settings, arguments.expert.as_deref(), &arguments.out)? {
-        let machine = &arguments.machine;
+    let machine = &arguments.machine;
+    let several = arguments.only.is_some() || arguments.expert.as_deref().is_some_and(experts::are_several);
+    let experts = experts::chosen(&settings, arguments.expert.as_deref(), several, &arguments.out)?;
+    if let Some(index) = arguments.only {
+        let (settings, folder) = experts::only(experts, all_folds, index)?;
+        return run_or_go_on(&settings, &folder, machine).map(drop);
+    }
+    for (settings, folder) in experts {
         match all_folds {
             Some(count) => folds::cross_validate(&settings, count, &folder, machine)?,
-            None if arguments.expert.as_deref() == Some(ALL) => drop(run_or_go_on(&settings, &folder, machine)?),
+            None if several => drop(run_or_go_on(&settings, &folder, machine)?),
             None => drop(run(&settings, &folder, machine)?),
         }
     }
@@ -211,7 +222,7 @@ fn resume(arguments: &Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     match (&arguments.expert, is_run(out)) {
         (_, true) => drop(go_on(out, &arguments.machine)?),
-        (Some(name), false) if name != ALL => drop(go_on(&out.join(name), &arguments.machine)?),
+        (Some(name), false) if !experts::are_several(name) => drop(go_on(&out.join(name), &arguments.machine)?),
         _ => {
             let folders = runs_in(out)?;
             for folder in &folders {

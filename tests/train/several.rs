@@ -119,3 +119,20 @@ fn the_way_from_data_to_a_bundle_can_be_pasted() {
         succeed(&mut train(&words));
     }
 }
+
+#[test]
+fn one_run_of_many_is_chosen_by_its_index() {
+    let run = Run::new(QUICK);
+    let of = |experts: &str, index: &str| refuse(&mut run.begin_expert(experts, &["--folds", "2", "--only", index]));
+    let said = of("image_convnext,image_eva02", "4");
+    assert!(said.contains("--only: is 4, but there are 4 runs, the last one has 3"), "{said}");
+    assert!(of("image_convnext,nobody", "0").contains("nobody"));
+    assert!(!run.folder().exists());
+
+    // Eva's second fold, in the folder that it would have had among all.
+    succeed(&mut run.begin_expert("image_convnext,image_eva02", &["--folds", "2", "--only", "3"]));
+    assert_eq!(names(&run.folder()), ["image_eva02"]);
+    assert_eq!(names(&run.folder().join("image_eva02")), ["fold-1"]);
+    let said = stderr(&succeed(&mut run.begin_expert("image_convnext,image_eva02", &["--folds", "2", "--only", "3"])));
+    assert!(said.contains("is finished"), "{said}");
+}

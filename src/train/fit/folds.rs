@@ -7,6 +7,11 @@ use crate::train::config::Settings;
 use crate::train::evaluate::table;
 use crate::train::statistics::{Figure, Metrics};
 
+/// Name of the folder of the run that holds out part `fold`.
+pub(super) fn folder(fold: usize) -> String {
+    format!("fold-{fold}")
+}
+
 /// Runs one expert's `settings` once for each of `folds` parts, in the folders `folder`/fold-0 and on, and prints the
 /// figures of each part, their mean, and those of all held-out predictions together. Runs that are there go on where
 /// they were.
@@ -20,7 +25,7 @@ pub(super) fn cross_validate(
     for fold in 0..folds {
         let mut settings = settings.clone();
         (settings.split.folds, settings.split.fold) = (Some(folds), Some(fold));
-        let judged = run_or_go_on(&settings, &folder.join(format!("fold-{fold}")), machine)?;
+        let judged = run_or_go_on(&settings, &folder.join(self::folder(fold)), machine)?;
         rows.push((format!("fold {fold}"), Metrics::new(&judged)));
         together.extend(judged);
     }
