@@ -44,7 +44,7 @@ class Server:
         self.process = subprocess.Popen([program, *given], stderr=subprocess.PIPE, text=True, env=clean_environment())
         self.log, self._lines = [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.address = self.logged("listen=").split("listen=")[1].strip()
+        self.address = self.logged(" listening ").split("listen=")[1].strip()
         self.logged(" ready ")
 
     def _read(self):

@@ -144,7 +144,8 @@ func oneStream(ctx context.Context, service pb.ScoringServiceClient, prompt stri
 			return err
 		}
 		if delay := answer.GetError().GetRetryDelay(); delay != nil {
-			time.AfterFunc(delay.AsDuration(), func() { toSend <- answer.ItemId })
+			after := time.Duration(delay.Seconds)*time.Second + time.Duration(delay.Nanos)
+			time.AfterFunc(after, func() { toSend <- answer.ItemId })
 			continue
 		}
 		left--
