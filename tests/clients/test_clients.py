@@ -207,6 +207,18 @@ class Tests:
                     status, scores, problems = self.score(call, target, PROMPT, *images, **variables)
                     assert status == 1 and problems.lower().startswith("unauthenticated"), (name, problems)
 
+    def test_the_server_repeats_the_request_s_id_in_answer_and_log(self):
+        with serving(self.program, LOG) as server, self.example.connect(server.address) as channel:
+            service = self.rpc.ScoringServiceStub(channel)
+            for image in (png(1), b"no picture"):
+                sent = self.example.metadata()
+                ids = [value for name, value in sent if name == "x-request-id"]
+                call = service.ScoreImage.future(self.pb.ScoreImageRequest(prompt=PROMPT, image=image), metadata=sent)
+                eventually("answered", call.done)
+                answered = [*call.initial_metadata(), *call.trailing_metadata()]
+                assert [value for name, value in answered if name == "x-request-id"] == ids, answered
+                eventually("logged", lambda: any("answered" in line and ids[0] in line for line in list(server.log)))
+
     def test_tls_is_of_a_version_that_is_still_good(self):
         with serving(self.program, *self.secure()) as server:
             port = int(server.address.rsplit(":", 1)[1])
