@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -180,6 +181,22 @@ class Tests:
         rpcs = self.pb.DESCRIPTOR.services_by_name["ScoringService"].methods_by_name
         assert set(methods) == set(rpcs), methods
         assert methods["ScoreStream"] is None, "a stream lasts as long as its items"
+
+    def test_the_deadline_is_the_one_of_the_service_config(self):
+        copy = self.directory / "deploy/clients"
+        shutil.copytree(HERE, copy, symlinks=True)
+        (self.directory / "proto").symlink_to(ROOT / "proto")
+        config = copy / SERVICE_CONFIG.name
+        config.write_text(config.read_text().replace('"timeout": "30s"', '"timeout": "0.001s"'))
+        clients = {
+            "python": [sys.executable, str(copy / "python/score.py")],
+            "node": ["node", str(copy / "node/score.js")],
+            "go": [*self.clients()["go"], f"-service-config={config}"],
+        }
+        with serving(self.program) as server:
+            for name, client in clients.items():
+                status, _, problems = self.score(client, server.address, PROMPT, self.large)
+                assert status == 1 and problems.lower().startswith("deadline"), (name, problems)
 
     def test_one_and_many(self):
         broken = self.file("broken.png", b"no picture")
