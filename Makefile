@@ -37,8 +37,11 @@ bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BE
 .PHONY: test
 test: ## run every test: unit, integration, a foreign gRPC client, the chart, the demo
 	$(SETUP) build test demo deploy
+test: ## run every test: unit, integration, a foreign gRPC client, the clients of deploy/clients, the demo
+	$(SETUP) build test demo clients
 	$(CARGO) test --locked
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
+	$(PYTHON) tests/clients/test_clients.py target/debug/pcqa-server
 	deploy/demo/demo.sh target/debug
 
 .PHONY: dashboard-test

@@ -5,6 +5,7 @@
 #   deploy/setup/setup.sh test lint demo   # what those need on top
 #   deploy/setup/setup.sh test monitoring  # what checking dashboards and alerts needs on top
 #   deploy/setup/setup.sh deploy           # what checks the Helm chart
+#   deploy/setup/setup.sh clients          # Node and Go with what the clients in deploy/clients need
 #
 # Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
 # Without root, missing system packages are named and nothing is begun.
@@ -29,6 +30,12 @@ packages_for() {
     *) die "unknown step $1; the steps are build, test, lint, demo and monitoring" ;;
     deploy) command -v npm >/dev/null || echo npm ;;
     *) die "unknown step $1; the steps are build, test, lint, demo and deploy" ;;
+    # Node is often there from elsewhere, and Debian's would take its place.
+    clients) echo openssl golang-go protobuf-compiler protoc-gen-go-1-3 golang-google-grpc-dev golang-goprotobuf-dev \
+                  golang-google-protobuf-dev golang-google-genproto-dev \
+                  "$(command -v node >/dev/null || echo nodejs)" "$(command -v npm >/dev/null || echo npm)" ;;
+    lint | demo) ;;
+    *) die "unknown step $1; the steps are build, test, lint, demo and clients" ;;
   esac
 }
 
@@ -149,6 +156,23 @@ install_deploy() {
 }
 
 [ $# -gt 0 ] || die "say what for: build, test, lint, demo, deploy"
+# What the Node client's lock pins, by its content.
+install_node_modules() {
+  local from=deploy/clients/node out
+  out="$cache/node-$(cat $from/package.json $from/package-lock.json | sha256sum | cut -c1-12)"
+  if [ ! -e "$out/complete" ]; then
+    say "installing grpc-js to $out"
+    rm -rf "$out"
+    mkdir -p "$out"
+    cp $from/package.json $from/package-lock.json "$out"
+    npm ci --prefix "$out" --silent --ignore-scripts --no-audit --no-fund
+    touch "$out/complete"
+  fi
+  rm -rf $from/node_modules
+  ln -sfnT "$out/node_modules" $from/node_modules
+}
+
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo, clients"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -164,6 +188,7 @@ for step in "$@"; do
     test | lint) install_tools ;;
     deploy) install_deploy ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
+    clients) install_node_modules ;;
   esac
 done
 say "ready: $*"

@@ -33,12 +33,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match runtime.block_on(server::run(*config)) {
-        Ok(Ending::Drained) => {
-            // What still decodes is of no more use to anybody.
-            runtime.shutdown_background();
-            return ExitCode::SUCCESS;
-        }
-        Ok(Ending::Asked) => 0,
+        Ok(Ending::Drained | Ending::Asked) => 0,
         Ok(Ending::Cut) => {
             tracing::warn!("ended at once");
             1
@@ -49,6 +44,7 @@ fn main() -> ExitCode {
             1
         }
     };
-    // The device's thread may still compute. The log is not buffered; decoder processes end with this one.
+    // A device's thread may still compute, or a bundle be loaded that nobody will see. The log is not buffered; decoder
+    // processes end with this one.
     native::end_at_once(code)
 }

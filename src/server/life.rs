@@ -19,7 +19,7 @@ use super::config::{Collector, Config};
 use super::connections;
 use super::health::Health;
 use super::load;
-use super::reload;
+use super::reload::Reloads;
 use super::served::Served;
 use super::service::Service;
 use super::stream::Streams;
@@ -82,6 +82,7 @@ async fn serve(config: Config) -> Result<Ending> {
         None => None,
     };
     let trust = Trust::load(&config.trust)?;
+    let reloads = Reloads::new(config.clone())?;
     let served = Served::nothing();
     let (health, health_rpcs) = Health::start().await;
     let (stop, stopped) = watch::channel(false);
@@ -115,7 +116,7 @@ async fn serve(config: Config) -> Result<Ending> {
     served.put(loaded);
     health.set_ready(true).await;
     announce_ready(&options, begin.elapsed());
-    let reloads = tokio::spawn(reload::follow(config.clone(), served.clone()));
+    let reloads = tokio::spawn(reloads.follow(served.clone()));
 
     let ending = tokio::select! {
         () = signals.next() => Ending::Asked,

@@ -1,12 +1,12 @@
 //! Another bundle without a restart: loaded and warmed up beside the one that is served, which stays wherever anything
 //! fails.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::config::Config;
 use super::load;
@@ -22,17 +22,31 @@ enum Outcome {
     Unchanged,
 }
 
-/// Loads the bundle of `config` again at SIGHUP and, where asked for, when its directory has changed. Does not return.
-pub(super) async fn follow(config: Arc<Config>, served: Served) -> Result<()> {
-    let mut hangups = signal(SignalKind::hangup()).context("signals cannot be received")?;
-    let mut watched = Watched::new(&config);
-    loop {
-        let is_due = tokio::select! {
-            _ = hangups.recv() => true,
-            () = tokio::time::sleep(EVERY) => watched.has_settled(),
-        };
-        if is_due {
-            reload(config.clone(), &served).await;
+/// When the bundle is to be loaded again. Made before it is first loaded, so that no change is missed meanwhile.
+pub(super) struct Reloads {
+    config: Arc<Config>,
+    hangups: Signal,
+    watched: Watched,
+}
+
+impl Reloads {
+    /// At SIGHUP and, where `config` asks for it, when the bundle's directory has changed, from now on.
+    pub fn new(config: Arc<Config>) -> Result<Self> {
+        let hangups = signal(SignalKind::hangup()).context("signals cannot be received")?;
+        let watched = Watched::new(&config);
+        Ok(Self { config, hangups, watched })
+    }
+
+    /// Loads it again whenever it is due. Does not return.
+    pub async fn follow(mut self, served: Served) {
+        loop {
+            let is_due = tokio::select! {
+                _ = self.hangups.recv() => true,
+                () = tokio::time::sleep(EVERY) => self.watched.has_settled(),
+            };
+            if is_due {
+                reload(self.config.clone(), &served).await;
+            }
         }
     }
 }
@@ -78,23 +92,23 @@ async fn reload(config: Arc<Config>, served: &Served) {
 struct Look(Vec<(std::ffi::OsString, u64, Option<SystemTime>)>);
 
 /// Notices that the directory has changed, once it has stopped to.
-struct Watched<'a> {
-    directory: Option<&'a Path>,
+struct Watched {
+    directory: Option<PathBuf>,
     loaded: Option<Look>,
     last: Option<Look>,
 }
 
-impl<'a> Watched<'a> {
-    fn new(config: &'a Config) -> Self {
-        let directory = config.model.bundle.as_deref().filter(|_| config.model.watch_bundle);
-        let now = directory.and_then(look);
+impl Watched {
+    fn new(config: &Config) -> Self {
+        let directory = config.model.bundle.clone().filter(|_| config.model.watch_bundle);
+        let now = directory.as_deref().and_then(look);
         Self { directory, loaded: now.clone(), last: now }
     }
 
     /// Whether the directory differs from what was loaded, or tried, and looks as it did the last time: nobody is
     /// copying into it.
     fn has_settled(&mut self) -> bool {
-        let Some(directory) = self.directory else { return false };
+        let Some(directory) = &self.directory else { return false };
         let now = look(directory);
         let has_settled = now.is_some() && now == self.last && now != self.loaded;
         if has_settled {
@@ -127,7 +141,7 @@ mod tests {
         let write = |text: &str| std::fs::write(directory.path().join("bundle.toml"), text).unwrap();
         write("1");
         let now = look(directory.path());
-        let mut watched = Watched { directory: Some(directory.path()), loaded: now.clone(), last: now };
+        let mut watched = Watched { directory: Some(directory.path().to_owned()), loaded: now.clone(), last: now };
         assert!(!watched.has_settled());
         write("22");
         assert!(!watched.has_settled(), "somebody may be writing");

@@ -35,6 +35,8 @@ struct Files {
     paths: Vec<PathBuf>,
     /// As they were last read.
     seen: Vec<Vec<u8>>,
+    /// How often in a row they could not be read.
+    failures: u32,
     take: Take,
 }
 
@@ -54,7 +56,7 @@ impl Trust {
                     let door = door.clone();
                     move |read: &[Vec<u8>]| door.change_keys(&read[0])
                 });
-                files.push(Files { what: "API keys", paths: vec![path.clone()], seen, take });
+                files.push(Files { what: "API keys", paths: vec![path.clone()], seen, failures: 0, take });
                 door
             }
         };
@@ -67,7 +69,7 @@ impl Trust {
                     let tls = tls.clone();
                     move |read: &[Vec<u8>]| tls.change(read)
                 });
-                files.push(Files { what: "certificates", paths, seen, take });
+                files.push(Files { what: "certificates", paths, seen, failures: 0, take });
                 Some(tls)
             }
             _ => None,
@@ -97,11 +99,20 @@ impl Files {
     fn look(&mut self) {
         let what = self.what;
         let found = match read(&self.paths) {
-            Ok(found) if found == self.seen => return,
             Ok(found) => found,
-            // Somebody is replacing them; if not, the next start will say so.
-            Err(error) => return tracing::debug!(what, error = format!("{error:#}"), "cannot be read now"),
+            Err(error) => {
+                self.failures += 1;
+                // The first time somebody may be replacing them.
+                if self.failures == 2 {
+                    tracing::error!(what, error = format!("{error:#}"), "cannot be read any more: the old hold");
+                }
+                return;
+            }
         };
+        self.failures = 0;
+        if found == self.seen {
+            return;
+        }
         match (self.take)(&found) {
             Ok(()) => tracing::info!(what, "changed on disk, the new ones hold"),
             Err(error) => {

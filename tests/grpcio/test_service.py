@@ -6,18 +6,12 @@ needs the packages of deploy/setup/tools.in and the ffmpeg command line. Starts 
 bundle that is compiled in, and stops it.
 """
 
-import contextlib
-import importlib
 import os
-import queue
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import zlib
 from pathlib import Path
 
 import grpc
@@ -25,60 +19,10 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
-from grpc_tools import protoc
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICE = "pcqa.v1.ScoringService"
-PROMPT = "a lighthouse in the fog"
-PATIENCE = 120
+from support import PATIENCE, PROMPT, SERVICE, generate, png, run, serving
+
 OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
-
-
-def generate(directory):
-    """Makes the stubs of our proto files in `directory` and imports them."""
-    proto = ROOT / "proto"
-    arguments = ["protoc", f"-I{proto}", f"--python_out={directory}", f"--grpc_python_out={directory}"]
-    well_known = Path(protoc.__file__).parent / "_proto"
-    code = protoc.main([*arguments, f"-I{well_known}", str(proto / "pcqa/v1/scoring.proto")])
-    assert code == 0, "protoc failed"
-    sys.path.insert(0, directory)
-    return importlib.import_module("pcqa.v1.scoring_pb2"), importlib.import_module("pcqa.v1.scoring_pb2_grpc")
-
-
-@contextlib.contextmanager
-def serving(program, timeout=120):
-    """A server on a free port: its address and its process."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PCQA_")}
-    flags = ["--listen=127.0.0.1:0", f"--default-timeout-seconds={timeout}"]
-    process = subprocess.Popen([program, *flags], stderr=subprocess.PIPE, text=True, env=environment)
-    lines = queue.Queue()
-    threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
-    try:
-        address, seen = None, []
-        while not seen or " ready " not in seen[-1]:
-            try:
-                seen.append(lines.get(timeout=PATIENCE))
-            except queue.Empty:
-                raise AssertionError("the server did not get ready:\n" + "".join(seen)) from None
-            if "listen=" in seen[-1]:
-                address = seen[-1].split("listen=")[1].strip()
-        yield address, process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def png(seed, width=48, height=32):
-    """A small RGB picture."""
-    rows = b"".join(
-        b"\0" + bytes((seed * 40 + x * 5 + y * 3 * c) % 256 for x in range(width) for c in range(3))
-        for y in range(height)
-    )
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    )
 
 
 def clip(directory, frames):
@@ -212,8 +156,8 @@ class Tests:
         # The server's own: the client waits without end.
         request = self.pb.ScoreImageRequest(prompt=PROMPT, image=png(1, 2000, 1000))
         with (
-            serving(self.program, timeout=0.001) as (address, _),
-            grpc.insecure_channel(address, options=OPTIONS) as channel,
+            serving(self.program, "--default-timeout-seconds=0.001") as server,
+            grpc.insecure_channel(server.address, options=OPTIONS) as channel,
         ):
             code, message, _ = refused(self.stub_of(channel).ScoreImage, request, wait_for_ready=True)
         assert code == grpc.StatusCode.DEADLINE_EXCEEDED, (code, message)
@@ -248,22 +192,10 @@ class Tests:
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    passed, failed = 0, 0
-    with tempfile.TemporaryDirectory() as directory, serving(sys.argv[1]) as (address, process):
+    with tempfile.TemporaryDirectory() as directory, serving(sys.argv[1]) as server:
         pb, pb_grpc = generate(directory)
-        with grpc.insecure_channel(address, options=OPTIONS) as channel:
-            tests = Tests(sys.argv[1], pb, pb_grpc.ScoringServiceStub, channel, process, directory)
-            for name in sorted(name for name in dir(tests) if name.startswith("test_")):
-                begin = time.monotonic()
-                try:
-                    getattr(tests, name)()
-                    passed += 1
-                    print(f"ok      {name} ({time.monotonic() - begin:.2f} s)", flush=True)
-                except Exception as error:  # noqa: BLE001: a test may fail in any way
-                    failed += 1
-                    print(f"FAILED  {name}: {type(error).__name__}: {error}", flush=True)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+        with grpc.insecure_channel(server.address, options=OPTIONS) as channel:
+            run(Tests(sys.argv[1], pb, pb_grpc.ScoringServiceStub, channel, server.process, directory))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,23 @@ async fn a_connection_that_gives_no_sign_of_life_is_closed() {
 }
 
 #[tokio::test]
+async fn what_a_connection_without_life_held_is_free() {
+    let house =
+        House::start(&["--max-calls=1", "--keepalive-interval-seconds=2", "--keepalive-timeout-seconds=2"]).await;
+    let scored = async |is_wanted: bool| {
+        while house.image("a lighthouse", png(1)).await.is_ok() != is_wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let waits = async {
+        scored(false).await;
+        scored(true).await;
+    };
+    let both = futures_util::future::join(raw::begin_a_call_and_say_no_more(&house), waits);
+    tokio::time::timeout(PATIENCE, both).await.expect("the place of a dead connection is never free");
+}
+
+#[tokio::test]
 async fn sixty_four_videos_in_progress_are_finished_by_the_drain() {
     const EACH: usize = 16;
     let house = House::start(&["--max-queue-frames=4096", "--drain-grace-seconds=100"]).await;
@@ -162,6 +179,22 @@ async fn a_silent_connection_does_not_hold_up_the_drain() {
     let (status, log) = house.ended();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained"), "{log}");
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_up_the_drain_whether_they_go_or_not() {
+    let house = House::start(&["--drain-grace-seconds=600"]).await;
+    house.image("a lighthouse", png(1)).await.unwrap();
+    // One that honours GOAWAY, and one that does not even read it.
+    let polite = Wire::connect(&house).await;
+    assert!(polite.takes_calls().await);
+    let mut rude = std::net::TcpStream::connect(&house.address).unwrap();
+    std::io::Write::write_all(&mut rude, &raw::hello()).unwrap();
+    house.signal(Signal::TERM);
+    let (status, log) = tokio::task::spawn_blocking(|| house.ended()).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained"), "{log}");
+    assert!(!polite.takes_calls().await);
 }
 
 #[tokio::test]

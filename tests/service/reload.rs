@@ -106,3 +106,52 @@ async fn a_bundle_is_swapped_under_load_and_a_broken_one_is_not() {
         assert!(one.iter().all(|mos| (one[0] - mos).abs() < 1e-3));
     }
 }
+
+#[tokio::test]
+async fn a_change_while_the_first_bundle_loads_is_not_missed() {
+    for by_signal in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("served");
+        bundle(&directory.path().join("one"), "one", 0.0);
+        bundle(&directory.path().join("two"), "two", 1.0);
+        // Its manifest is a pipe, so that loading lasts until somebody writes.
+        let pipe = directory.path().join("one/bundle.toml");
+        let manifest = fs::read(&pipe).unwrap();
+        fs::remove_file(&pipe).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        serve(&link, "one");
+        let bundle = format!("--bundle={}", link.display());
+        let flags: &[&str] = if by_signal { &[&bundle] } else { &[&bundle, "--watch-bundle"] };
+        let house = House::until(flags, "listening").await;
+        let written = tokio::task::spawn_blocking(move || {
+            // Opens once the server is there to read.
+            let mut file = fs::OpenOptions::new().write(true).open(pipe).unwrap();
+            serve(&link, "two");
+            std::io::Write::write_all(&mut file, &manifest).map(|()| file)
+        });
+        let file = written.await.unwrap().unwrap();
+        if by_signal {
+            house.signal(Signal::HUP);
+        }
+        drop(file);
+        logged(&house, "serving another bundle", 1).await;
+        assert_eq!(house.model().await.version, "two");
+    }
+}
+
+#[tokio::test]
+async fn an_end_in_the_middle_of_a_reload_is_clean() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("served");
+    bundle(&directory.path().join("one"), "one", 0.0);
+    bundle(&directory.path().join("two"), "two", 1.0);
+    serve(&link, "one");
+    let house = House::start(&[&format!("--bundle={}", link.display())]).await;
+    house.image("a lighthouse", png(1)).await.unwrap();
+    serve(&link, "two");
+    house.signal(Signal::HUP);
+    logged(&house, "version=\"two\"", 1).await;
+    house.signal(Signal::TERM);
+    let (status, log) = house.ended();
+    assert!(status.code() == Some(0) && log.contains("drained"), "{status:?}\n{log}");
+}

@@ -14,6 +14,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::house::{House, PATIENCE, comes_back_later, server};
 use crate::media::png;
@@ -75,6 +78,14 @@ async fn nobody_is_let_in_without_a_key_and_health_and_reflection_need_none() {
 
     let asking = HealthCheckRequest { service: "pcqa.v1.ScoringService".to_owned() };
     HealthClient::new(house.channel.clone()).check(asking).await.unwrap();
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(house.channel.clone());
+    let mut answers =
+        reflection.server_reflection_info(tokio_stream::iter([question])).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().unwrap().message_response.is_some());
 
     let (next, next_line) = new_key("ci");
     fs::write(&file, format!("{line}\n{next_line}\n")).unwrap();
@@ -85,6 +96,10 @@ async fn nobody_is_let_in_without_a_key_and_health_and_reflection_need_none() {
 
     fs::write(&file, "broken").unwrap();
     logged(&house, "the old hold", 1).await;
+    score(&house, &next).await.unwrap();
+
+    fs::remove_file(&file).unwrap();
+    logged(&house, "cannot be read any more: the old hold", 1).await;
     score(&house, &next).await.unwrap();
 
     fs::write(&file, &next_line).unwrap();
@@ -121,12 +136,6 @@ async fn a_key_has_its_limits_and_the_next_key_its_own() {
     drop(open);
 
     // The rate holds for the items of a stream as well, and costs only them.
-    let item = |id: &str| ScoreStreamRequest {
-        item_id: id.to_owned(),
-        prompt: "a lighthouse".to_owned(),
-        media: Some(score_stream_request::Media::Image(png(1).into())),
-        ..Default::default()
-    };
     let items = tokio_stream::iter([item("late")]);
     let mut answers = house.client().score_stream(with_key(items, &rate)).await.unwrap().into_inner();
     match answers.message().await.unwrap().unwrap().outcome {
@@ -135,6 +144,41 @@ async fn a_key_has_its_limits_and_the_next_key_its_own() {
             assert!(error.retry_delay.is_some());
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_its_key_gets_nothing_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys");
+    let ((leaves, leaves_line), (_, stays_line)) = (new_key("leaves"), new_key("stays"));
+    fs::write(&file, format!("{leaves_line}\n{stays_line}\n")).unwrap();
+    let house = House::start(&[&format!("--keys-file={}", file.display())]).await;
+
+    let (items, requests) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut answers = house.client().score_stream(with_key(requests, &leaves)).await.unwrap().into_inner();
+    items.send(item("before")).await.unwrap();
+    let before = answers.message().await.unwrap().unwrap();
+    assert!(matches!(before.outcome, Some(score_stream_response::Outcome::Score(_))), "{before:?}");
+    fs::write(&file, &stays_line).unwrap();
+    house.signal(Signal::HUP);
+    logged(&house, "the new ones hold", 1).await;
+    items.send(item("after")).await.unwrap();
+    match answers.message().await.unwrap().unwrap().outcome {
+        Some(score_stream_response::Outcome::Error(error)) => {
+            assert_eq!(error.code, i32::from(Code::Unauthenticated), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn item(id: &str) -> ScoreStreamRequest {
+    ScoreStreamRequest {
+        item_id: id.to_owned(),
+        prompt: "a lighthouse".to_owned(),
+        media: Some(score_stream_request::Media::Image(png(1).into())),
+        ..Default::default()
     }
 }
 
@@ -236,6 +280,33 @@ async fn a_client_shows_a_certificate_where_it_must() {
             client.score_image(image()).await.unwrap_err();
         }
     }
+}
+
+#[tokio::test]
+async fn the_authorities_of_clients_change_without_a_restart() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let house = authority.house(true).await;
+    let as_known = authority.trusting().identity(authority.identity());
+    let as_other = authority.trusting().identity(other.identity());
+    let mut open = connect(&house, as_known.clone()).await.unwrap();
+    open.score_image(image()).await.unwrap();
+    // The client has finished its part of the handshake before the server looks at its certificate.
+    let is_let_in = async |tls: &ClientTlsConfig| match connect(&house, tls.clone()).await {
+        Ok(mut client) => client.score_image(image()).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!is_let_in(&as_other).await);
+
+    fs::write(authority.file("ca.pem"), "no authority").unwrap();
+    house.signal(Signal::HUP);
+    logged(&house, "the old hold", 1).await;
+    assert!(is_let_in(&as_known).await);
+
+    fs::copy(other.file("ca.pem"), authority.file("ca.pem")).unwrap();
+    house.signal(Signal::HUP);
+    logged(&house, "the new ones hold", 1).await;
+    assert!(is_let_in(&as_other).await && !is_let_in(&as_known).await);
+    open.score_image(image()).await.expect("connections that are there stay");
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use super::options::{Config, Seconds};
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct TrustOptions {
     /// PEM file of the certificate that the server shows, with those that lead to its authority: turns TLS on. Read
-    /// again when it changes, as are the other files here; a broken one changes nothing
+    /// again within two seconds of a change, at SIGHUP at once, as are the other files here: new connections meet the new
+    /// one; a broken one changes nothing
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_certificate: Option<PathBuf>,
@@ -28,7 +29,9 @@ pub struct TrustOptions {
     pub tls_client_ca: Option<PathBuf>,
     /// File of API keys, of which every call must bring one (`authorization: Bearer KEY`); health and reflection need
     /// none. A line is `NAME:HASH`, as `pcqa-server key --name NAME` prints it, and may go on with `max_calls=N` (calls
-    /// in progress) and `max_frames_per_second=X`. A name may have several keys, for rotation; they share its limits
+    /// in progress) and `max_frames_per_second=X` (an image is 1, a video as many as are scored of it). A name may have
+    /// several keys, for rotation, on lines with the same limits, which they share. What is over a limit is refused with
+    /// RESOURCE_EXHAUSTED and the time to wait; a key that is taken out is refused at once
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_file: Option<PathBuf>,

@@ -178,7 +178,8 @@ pub struct TimeOptions {
     /// may take to send nobody here any more. 0 where there is none
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds_or_none)]
     pub drain_wait_seconds: Seconds,
-    /// Time to finish calls in progress after that, in seconds; a second signal ends at once
+    /// Time to finish calls in progress after that, in seconds; then they are cut. Either way the exit code is 0. A second
+    /// signal ends at once, with 1
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub drain_grace_seconds: Seconds,
 }

@@ -48,6 +48,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Do {
     /// Make a new API key and print it, with its line for --keys-file
+    ///
+    /// The line holds the key's hash: whoever reads the file has no key, and a key that is lost cannot be had again.
+    /// To replace one, add the line of a second key of the same name, hand that key out, and take the first line away.
     Key {
         /// Whose key it is: a name for the log, metrics and limits
         #[arg(long, value_name = "NAME")]

@@ -1,5 +1,6 @@
 //! What the holder of a key may use at once and over time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -91,29 +92,53 @@ fn most_credit(limits: KeyLimits) -> f64 {
     limits.max_frames_per_second.unwrap_or(0.0).max(1.0)
 }
 
+/// One key of an account.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub account: Arc<Account>,
+    is_revoked: AtomicBool,
+}
+
+impl Pass {
+    pub fn new(account: Arc<Account>) -> Self {
+        Self { account, is_revoked: AtomicBool::new(false) }
+    }
+
+    /// The key is no longer in the file.
+    pub fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One call of somebody who was let in. The call counts until the last clone is gone.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct Guest(Option<Arc<Visit>>);
 
 #[derive(Debug)]
-struct Visit(Arc<Account>);
+struct Visit(Arc<Pass>);
 
 impl Guest {
-    /// With a key of `account`.
-    pub(super) fn of(account: &Arc<Account>) -> Result<Self, ServiceError> {
-        account.enter()?;
-        Ok(Self(Some(Arc::new(Visit(account.clone())))))
+    /// With the key of `pass`.
+    pub(super) fn of(pass: &Arc<Pass>) -> Result<Self, ServiceError> {
+        pass.account.enter()?;
+        Ok(Self(Some(Arc::new(Visit(pass.clone())))))
     }
 
-    /// Takes `frames` from what the key allows; without a key nothing is counted.
+    /// Takes `frames` from what the key allows, where it is still known: a stream may outlast it. Without a key nothing
+    /// is counted.
     pub fn spend(&self, frames: u32) -> Result<(), ServiceError> {
-        self.0.as_ref().map_or(Ok(()), |visit| visit.0.spend(frames, Instant::now()))
+        let Some(visit) = &self.0 else { return Ok(()) };
+        if visit.0.is_revoked.load(Ordering::Relaxed) {
+            metrics::unauthenticated("unknown");
+            return Err(ServiceError::Unauthenticated("authorization: the API key is not known any more"));
+        }
+        visit.0.account.spend(frames, Instant::now())
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.lock().calls -= 1;
+        self.0.account.lock().calls -= 1;
     }
 }
 
@@ -130,13 +155,14 @@ mod tests {
 
     #[test]
     fn calls_are_counted_until_the_last_clone_is_gone() {
-        let account = Arc::new(Account::new("ci".to_owned(), KeyLimits { max_calls: Some(1), ..Default::default() }));
-        let guest = Guest::of(&account).unwrap();
+        let account = Account::new("ci".to_owned(), KeyLimits { max_calls: Some(1), ..Default::default() });
+        let pass = Arc::new(Pass::new(Arc::new(account)));
+        let guest = Guest::of(&pass).unwrap();
         let clone = guest.clone();
         drop(guest);
-        retry_of(Guest::of(&account).map(drop));
+        retry_of(Guest::of(&pass).map(drop));
         drop(clone);
-        Guest::of(&account).unwrap();
+        Guest::of(&pass).unwrap();
     }
 
     #[test]

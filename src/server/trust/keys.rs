@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use subtle::ConstantTimeEq;
 
-use super::account::{Account, Guest};
+use super::account::{Account, Guest, Pass};
 use super::key_file::{self, KeyDigest};
 use crate::metrics;
 use crate::server::error::ServiceError;
@@ -19,7 +19,7 @@ pub(in crate::server) struct Door(Option<Arc<RwLock<Keys>>>);
 
 #[derive(Default)]
 struct Keys {
-    entries: Vec<(KeyDigest, Arc<Account>)>,
+    entries: Vec<(KeyDigest, Arc<Pass>)>,
 }
 
 impl Door {
@@ -33,11 +33,18 @@ impl Door {
         Ok(Self(Some(Arc::new(RwLock::new(Keys::default().changed(file)?)))))
     }
 
-    /// From now on the keys of this file hold. What a holder uses goes on being counted. Calls in progress stay.
+    /// From now on the keys of this file hold. What a holder uses goes on being counted. Calls in progress stay, but a
+    /// stream by a key that is gone has no more items scored.
     pub fn change_keys(&self, file: &[u8]) -> Result<()> {
         if let Some(keys) = &self.0 {
             let mut keys = keys.write().unwrap_or_else(PoisonError::into_inner);
-            *keys = keys.changed(file)?;
+            let changed = keys.changed(file)?;
+            for (digest, pass) in &keys.entries {
+                if !changed.entries.iter().any(|(known, _)| known == digest) {
+                    pass.revoke();
+                }
+            }
+            *keys = changed;
         }
         Ok(())
     }
@@ -54,9 +61,9 @@ impl Door {
             .ok_or_else(|| refused("missing", "an API key is needed, as metadata `authorization: Bearer KEY`"))?;
         let key =
             bearer(value.as_bytes()).ok_or_else(|| refused("malformed", "authorization: expected `Bearer KEY`"))?;
-        let account = keys.read().unwrap_or_else(PoisonError::into_inner).holder(key);
-        let account = account.ok_or_else(|| refused("unknown", "authorization: the API key is not known"))?;
-        Guest::of(&account)
+        let pass = keys.read().unwrap_or_else(PoisonError::into_inner).pass(key);
+        let pass = pass.ok_or_else(|| refused("unknown", "authorization: the API key is not known"))?;
+        Guest::of(&pass)
     }
 }
 
@@ -64,7 +71,7 @@ impl Keys {
     fn changed(&self, file: &[u8]) -> Result<Self> {
         let lines = key_file::parse(file).map_err(|problem| anyhow!(problem))?;
         let mut accounts: BTreeMap<&str, Arc<Account>> =
-            self.entries.iter().map(|(_, account)| (account.name.as_str(), account.clone())).collect();
+            self.entries.iter().map(|(_, pass)| (pass.account.name.as_str(), pass.account.clone())).collect();
         let mut entries = Vec::with_capacity(lines.len());
         for line in &lines {
             let new = || Arc::new(Account::new(line.name.clone(), line.limits));
@@ -72,18 +79,22 @@ impl Keys {
             if account.limits() != line.limits {
                 account.set_limits(line.limits);
             }
-            entries.push((line.digest, account.clone()));
+            let is_the_same = |(digest, pass): &&(KeyDigest, Arc<Pass>)| {
+                *digest == line.digest && Arc::ptr_eq(&pass.account, account)
+            };
+            let pass = self.entries.iter().find(is_the_same).map(|(_, pass)| pass.clone());
+            entries.push((line.digest, pass.unwrap_or_else(|| Arc::new(Pass::new(account.clone())))));
         }
         Ok(Self { entries })
     }
 
     /// Takes as long whichever key it is: every hash is compared, whole.
-    fn holder(&self, key: &[u8]) -> Option<Arc<Account>> {
+    fn pass(&self, key: &[u8]) -> Option<Arc<Pass>> {
         let digest = key_file::digest(key);
         let mut found = None;
-        for (known, account) in &self.entries {
+        for (known, pass) in &self.entries {
             if bool::from(known.ct_eq(&digest)) {
-                found = Some(account);
+                found = Some(pass);
             }
         }
         found.cloned()
@@ -147,5 +158,20 @@ mod tests {
 
         door.change_keys(b"broken").unwrap_err();
         door.admit(&new).unwrap();
+    }
+
+    #[test]
+    fn a_call_that_outlasts_its_key_has_nothing_more_scored() {
+        let ((leaves, leaves_line), (stays, stays_line)) = (new_key("ci").unwrap(), new_key("ci").unwrap());
+        let door = Door::locked(format!("{leaves_line}\n{stays_line}").as_bytes()).unwrap();
+        let admit = |key: &str| door.admit(&with(&format!("Bearer {key}"))).unwrap();
+        let (leaves, stays) = (admit(&leaves), admit(&stays));
+        door.change_keys(b"broken").unwrap_err();
+        leaves.spend(1).unwrap();
+        for _ in 0..2 {
+            door.change_keys(stays_line.as_bytes()).unwrap();
+            assert!(matches!(leaves.spend(1), Err(ServiceError::Unauthenticated(_))));
+            stays.spend(1).unwrap();
+        }
     }
 }
