@@ -3,6 +3,8 @@
 #
 #   deploy/setup/setup.sh build            # system packages to build and run, libtorch
 #   deploy/setup/setup.sh test lint demo   # what those need on top
+#   deploy/setup/setup.sh image            # what building and trying the container image needs
+#   deploy/setup/setup.sh cuda             # what libtorch needs on a GPU (2.4 GB to download), in .libtorch-cuda
 #
 # Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
 # Without root, missing system packages are named and nothing is begun.
@@ -22,8 +24,10 @@ packages_for() {
     build) echo make g++ pkg-config libclang1-14 libclang-common-14-dev python3 python3-venv \
                 libavcodec-dev libavformat-dev libavutil-dev libswscale-dev ;;
     test) echo ffmpeg binutils ;;
+    image) echo buildah podman runc mmdebstrap python3 python3-venv ;;
+    cuda) echo python3 python3-venv ;;
     lint | demo) ;;
-    *) die "unknown step $1; the steps are build, test, lint and demo" ;;
+    *) die "unknown step $1; the steps are build, test, lint, demo, image and cuda" ;;
   esac
 }
 
@@ -67,7 +71,7 @@ make_venv() {
 fetch_wheels() {
   make_venv "$cache/pip"
   local tags=()
-  for tag in 2_28 2_27 2_25 2_24 2_17; do tags+=(--platform "manylinux_${tag}_x86_64"); done
+  for tag in 2_28 2_27 2_25 2_24 2_18 2_17 2_12; do tags+=(--platform "manylinux_${tag}_x86_64"); done
   tags+=(--platform manylinux2014_x86_64)
   "$cache/pip/bin/python" -m pip download --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
     --only-binary=:all: --python-version 3.11 "${tags[@]}" -d "$2" -r "$1"
@@ -95,21 +99,21 @@ install_libtorch() {
   unpack libtorch $here/libtorch.lock $here/libtorch.py
 }
 
-# buf for linting the API, and a gRPC client that is not ours for testing it.
+# install_tools NAME LOCK: a virtual environment of what LOCK pins, in the cache and named by the lock's content.
 install_tools() {
-  local venv
-  venv="$cache/tools-$(sha256sum <$here/tools.lock | cut -c1-12)"
+  local name=$1 lock=$2 venv
+  venv="$cache/$name-$(sha256sum <"$lock" | cut -c1-12)"
   if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c pass 2>/dev/null; then
-    say "installing buf and grpcio to $venv"
+    say "installing $name to $venv"
     rm -f "$venv/complete"
     make_venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r "$lock"
     touch "$venv/complete"
   fi
-  ln -sfnT "$venv" .tools
+  ln -sfnT "$venv" ".$name"
 }
 
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo"
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo, image, cuda"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -121,7 +125,11 @@ rm -rf "$cache"/wheels.* "$cache"/*.part*
 for step in "$@"; do
   case $step in
     build) install_libtorch ;;
-    test | lint) install_tools ;;
+    # buf for linting the API, and a gRPC client that is not ours for testing it.
+    test | lint) install_tools tools $here/tools.lock ;;
+    # hadolint, and the schema of the bill of materials.
+    image) install_tools image-tools $here/image.lock ;;
+    cuda) unpack libtorch-cuda $here/libtorch-cuda.lock $here/libtorch_cuda.py ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
   esac
 done
