@@ -40,6 +40,11 @@ test: ## run every test: unit, integration, a foreign gRPC client, the demo
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
 	deploy/demo/demo.sh target/debug
 
+.PHONY: image-test
+image-test: ## build the container image twice, run it confined, check what is in it (root, about 40 minutes)
+	$(SETUP) image demo
+	PYTHONDONTWRITEBYTECODE=1 .image-tools/bin/python deploy/image/test.py
+
 .PHONY: lint
 lint: ## check format, clippy and the API's style
 	$(SETUP) build lint

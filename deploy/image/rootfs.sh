@@ -24,7 +24,7 @@ needed() {
 owner_of() {
   local path
   for path in "$1" "/usr$1" "${1#/usr}"; do
-    if dpkg -S "$path" 2>/dev/null | sed -E 's/(:amd64)?: .*//; q' | grep .; then return; fi
+    if dpkg -S "$path" 2>/dev/null | sed -nE '1s/(:amd64)?: .*//p' | grep .; then return; fi
   done
   die "$1 belongs to no package"
 }
@@ -44,7 +44,7 @@ copyright_of() {
 record() {
   local package=$1 version architecture source digest
   read -r version architecture source < <(dpkg-query -W -f '${Version} ${Architecture} ${source:Package}\n' "$package")
-  digest=$(apt-cache show "$package=$version" | sed -n '/^SHA256: /{s///p;q}')
+  digest=$(apt-cache show "$package=$version" | awk '/^SHA256: / && !found++ { print $2 }')
   [ -n "$digest" ] || die "$package $version is not in the archive, so nobody knows its digest"
   printf '%s\t%s\t%s\t%s\t%s\n' "$package" "$version" "$architecture" "$source" "$digest" >>"$list"
   mkdir -p "$root/var/lib/dpkg/status.d" "$root/usr/share/doc/$package"
