@@ -56,6 +56,10 @@ dashboard-test: ## check dashboards, alerts and runbook; then put a server under
 deploy-test: ## test the Helm chart alone: lint, schemas, objects that fit each other and the server (part of test)
 	$(SETUP) build deploy
 	$(CARGO) test --locked --test deploy
+.PHONY: image-test
+image-test: ## build the container image twice, run it confined, check what is in it (root, about 40 minutes)
+	$(SETUP) image demo
+	PYTHONDONTWRITEBYTECODE=1 .image-tools/bin/python deploy/image/test.py
 
 .PHONY: lint
 lint: ## check format, clippy and the API's style

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod call;
 mod connect;
+mod health;
 mod info;
 mod items;
 mod kind;
@@ -37,9 +38,9 @@ enum Error {
     Output(#[from] io::Error),
 }
 
-/// Runs one command to its end. The exit status is 0 when every item has a score, 1 when an item failed, 2 for unusable
-/// arguments or lists, 3 for a server that cannot be reached or does not describe its model, 4 when results cannot be
-/// written, 130 for a bench that was interrupted.
+/// Runs one command to its end. The exit status is 0 when every item has a score or the service is ready, 1 when an item
+/// failed or the service is not ready, 2 for unusable arguments or lists, 3 for a server that cannot be reached or does
+/// not describe its model, 4 when results cannot be written, 130 for a bench that was interrupted.
 pub fn run(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Rank(args) => rank::run(&cli.server, args).await.map(|failed| u8::from(failed > 0)),
             Command::Bench(args) => bench::run(&cli.server, args).await,
             Command::Info(args) => info::run(&cli.server, &args).await.map(|()| 0),
+            Command::Health => health::run(&cli.server).await.map(|ready| u8::from(!ready)),
         }
     });
     // A file that never ends (a pipe without a writer) must not hold the process back.

@@ -4,6 +4,8 @@
 mod bench;
 #[path = "client/fake.rs"]
 mod fake;
+#[path = "client/health.rs"]
+mod health;
 #[path = "client/rank_and_info.rs"]
 mod rank_and_info;
 #[path = "client/score.rs"]
@@ -78,7 +80,7 @@ fn the_client_needs_neither_libtorch_nor_ffmpeg() {
 fn help_teaches_examples_units_and_exit_status() {
     let help = |arguments: &[&str]| fake::pcqa("http://127.0.0.1:1", arguments).stdout;
     let top = help(&["--help"]);
-    for word in ["score", "rank", "bench", "info", "Examples", "Exit status", "PCQA_SERVER"] {
+    for word in ["score", "rank", "bench", "info", "health", "Examples", "Exit status", "PCQA_SERVER"] {
         assert!(top.contains(word), "{word}: {top}");
     }
     let score = help(&["score", "--help"]);

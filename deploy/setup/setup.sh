@@ -6,6 +6,8 @@
 #   deploy/setup/setup.sh test monitoring  # what checking dashboards and alerts needs on top
 #   deploy/setup/setup.sh deploy           # what checks the Helm chart
 #   deploy/setup/setup.sh clients          # Node and Go with what the clients in deploy/clients need
+#   deploy/setup/setup.sh image            # what building and trying the container image needs
+#   deploy/setup/setup.sh cuda             # what libtorch needs on a GPU (2.4 GB to download), in .libtorch-cuda
 #
 # Downloads are pinned by version and SHA-256 and kept in $PCQA_CACHE (default: ~/.cache/pcqa), shared by all clones.
 # Without root, missing system packages are named and nothing is begun.
@@ -36,6 +38,10 @@ packages_for() {
                   "$(command -v node >/dev/null || echo nodejs)" "$(command -v npm >/dev/null || echo npm)" ;;
     lint | demo) ;;
     *) die "unknown step $1; the steps are build, test, lint, demo and clients" ;;
+    image) echo buildah podman runc mmdebstrap python3 python3-venv ;;
+    cuda) echo python3 python3-venv ;;
+    lint | demo) ;;
+    *) die "unknown step $1; the steps are build, test, lint, demo, image and cuda" ;;
   esac
 }
 
@@ -93,7 +99,7 @@ make_venv() {
 fetch_wheels() {
   make_venv "$cache/pip"
   local tags=()
-  for tag in 2_28 2_27 2_25 2_24 2_17; do tags+=(--platform "manylinux_${tag}_x86_64"); done
+  for tag in 2_28 2_27 2_25 2_24 2_18 2_17 2_12; do tags+=(--platform "manylinux_${tag}_x86_64"); done
   tags+=(--platform manylinux2014_x86_64)
   "$cache/pip/bin/python" -m pip download --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
     --only-binary=:all: --python-version 3.11 "${tags[@]}" -d "$2" -r "$1"
@@ -122,17 +128,19 @@ install_libtorch() {
 }
 
 # buf for linting the API, a gRPC client that is not ours for testing it, Grafana's schema for checking dashboards.
+# install_tools NAME LOCK: a virtual environment of what LOCK pins, in the cache and named by the lock's content.
 install_tools() {
-  local venv
-  venv="$cache/tools-$(sha256sum <$here/tools.lock | cut -c1-12)"
+  local name=$1 lock=$2 venv
+  venv="$cache/$name-$(sha256sum <"$lock" | cut -c1-12)"
   if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c pass 2>/dev/null; then
     say "installing buf, grpcio and more to $venv"
+    say "installing $name to $venv"
     rm -f "$venv/complete"
     make_venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r $here/tools.lock
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r "$lock"
     touch "$venv/complete"
   fi
-  ln -sfnT "$venv" .tools
+  ln -sfnT "$venv" ".$name"
 }
 
 [ $# -gt 0 ] || die "say what for: build, test, lint, demo, monitoring"
@@ -173,6 +181,7 @@ install_node_modules() {
 }
 
 [ $# -gt 0 ] || die "say what for: build, test, lint, demo, clients"
+[ $# -gt 0 ] || die "say what for: build, test, lint, demo, image, cuda"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -187,6 +196,11 @@ for step in "$@"; do
     test | lint | monitoring) install_tools ;;
     test | lint) install_tools ;;
     deploy) install_deploy ;;
+    # buf for linting the API, and a gRPC client that is not ours for testing it.
+    test | lint) install_tools tools $here/tools.lock ;;
+    # hadolint, and the schema of the bill of materials.
+    image) install_tools image-tools $here/image.lock ;;
+    cuda) unpack libtorch-cuda $here/libtorch-cuda.lock $here/libtorch_cuda.py ;;
     demo) unpack samples $here/samples.lock $here/samples.py ;;
     clients) install_node_modules ;;
   esac

@@ -21,10 +21,11 @@ Examples:
   pcqa bench --sweep --plot saturation.svg
   pcqa --server http://gpu-host:50051 info --output json
   pcqa --server https://gpu-host:50051 --tls-ca ca.pem --key-file key.txt info
+  pcqa --connect-timeout 3 health
 
 Exit status:
-  0  every item has a score
-  1  an item failed; each failure is a line on standard error: `error: FILE: CODE: reason`
+  0  every item has a score; the service is ready
+  1  an item failed; each failure is a line on standard error: `error: FILE: CODE: reason`; the service is not ready
   2  the arguments or the list cannot be used; nothing was sent
   3  the server cannot be reached or does not describe its model
   4  results cannot be written";
@@ -93,6 +94,8 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Describe the served model, its MOS scale and its limits.
     Info(InfoArgs),
+    /// Ask whether the service is ready: exit status 0 when it is, 1 when it is not or cannot be reached. One try.
+    Health,
 }
 
 #[derive(Debug, Args)]

@@ -43,17 +43,8 @@ struct Fault {
 /// # Errors
 /// [`Error::Server`] when either fails, or when the answer lacks the model or its limits.
 pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
-    let url = args.server.to_string();
-    let url = url.trim_end_matches('/');
-    let fail = |problem: String| Error::Server(format!("server {url}: {problem}"));
-    let endpoint = Endpoint::from(args.server.clone())
-        .user_agent(concat!("pcqa/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| fail(call::root_cause(&error)))?
-        .connect_timeout(args.connect_timeout)
-        // Without these a call waits out its whole timeout when the server's machine vanishes.
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let endpoint = trust::with_tls(endpoint, args)?;
+    let fail = |problem: String| Error::Server(format!("server {}: {problem}", url(args)));
+    let endpoint = endpoint(args)?;
     let key = ApiKey::of(&args.trust)?;
     let start = Instant::now();
     let mut tries = 0;
@@ -74,6 +65,26 @@ pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
     let longest = usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX);
     let client = client.max_encoding_message_size(longest).max_decoding_message_size(longest.max(USUAL_LIMIT));
     Ok(Session { client, model, limits })
+}
+
+/// The server's address, as people write it.
+pub fn url(args: &ServerArgs) -> String {
+    args.server.to_string().trim_end_matches('/').to_owned()
+}
+
+/// How the server is reached; nothing is sent yet.
+///
+/// # Errors
+/// [`Error::Usage`] for files that cannot be read or do not fit each other.
+pub fn endpoint(args: &ServerArgs) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from(args.server.clone())
+        .user_agent(concat!("pcqa/", env!("CARGO_PKG_VERSION")))
+        .map_err(|error| Error::Server(format!("server {}: {}", url(args), call::root_cause(&error))))?
+        .connect_timeout(args.connect_timeout)
+        // Without these a call waits out its whole timeout when the server's machine vanishes.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    trust::with_tls(endpoint, args)
 }
 
 /// One try.
