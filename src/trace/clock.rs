@@ -1,6 +1,6 @@
 //! From the clock that measures to the one that dates.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 /// One moment on both clocks. A trace has one of these: whatever becomes of the date meanwhile, its spans stand as they
 /// were measured.
@@ -26,6 +26,8 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
