@@ -155,8 +155,7 @@ pub fn arguments(container: &Value) -> Vec<&str> {
 
 /// The value of `--name=`.
 pub fn argument<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
-    let values = arguments(container).into_iter().filter_map(|one| one.strip_prefix("--")?.strip_prefix(name));
-    values.filter_map(|rest| rest.strip_prefix('=')).next()
+    arguments(container).into_iter().find_map(|one| one.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Whether all of `selector` stands among `labels`, and there is something in it.

@@ -53,7 +53,8 @@ fn the_server_takes_every_option_that_it_is_given() {
             let key = name.trim_start_matches("--").replace('-', "_");
             let read = configuration.get(&key).unwrap_or_else(|| panic!("{}: {key} is not there", case.name));
             let read = read.as_str().map_or_else(|| read.to_string(), str::to_owned);
-            let is_same = read == value || read.parse::<f64>().ok().is_some_and(|number| value.parse() == Ok(number));
+            let is_same = read == value
+                || read.parse::<f64>().is_ok_and(|number| value.parse::<f64>().is_ok_and(|given| given == number));
             assert!(is_same, "{}: {key} is {read}, given {value}", case.name);
         }
     }

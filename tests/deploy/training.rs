@@ -126,6 +126,7 @@ training:
   settings: |
     bundle = "/data/untrained"
     device = "cpu"
+    threads = 1
     recipe = { epochs = 1, batch = 4, learning_rate = 1e-3 }
   ensemble:
     arguments: [--dtypes=f32]
