@@ -239,7 +239,7 @@ def drains(server: Server) -> None:
     expect(client.returncode == 0 and answered == len(clips), f"{answered} of {len(clips)} scored: {stderr}")
     status = out("podman", "wait", server.container)
     expect(status == "0", f"exit status {status} after SIGTERM\n{server.log()}")
-    say(f"{answered} clips were in progress at SIGTERM, and all of them are scored")
+    say(f"SIGTERM came while frames were in line, and all {answered} clips are scored")
 
 
 # All of it
