@@ -66,13 +66,16 @@ class Licences:
         self.rows = []
 
     def add(self, purl: str, licence: str, folder: str, files: list[Path]) -> None:
-        """`files` are the texts of a component; without any, it is MIT of somebody who is known here."""
+        """`files` are the texts of a component. Without any it has Apache's, which names nobody, or is MIT of somebody
+        who is known here."""
         target = self.out / folder
         target.mkdir(parents=True)
         for file in sorted(files):
             shutil.copyfile(file, target / file.name)
         name = re.split("[/@]", purl)[1]
-        if not files and name in HOLDERS:
+        if not files and "Apache-2.0" in licence:
+            shutil.copyfile("LICENSE", target / "LICENSE-APACHE")
+        elif not files and name in HOLDERS:
             text = Path(__file__).with_name("mit.txt").read_text().replace("{holder}", HOLDERS[name])
             (target / "LICENSE").write_text(text)
         elif not files:
@@ -181,7 +184,7 @@ def data(licences: Licences) -> list[dict]:
     components = []
     for name, version, licence in DATA:
         purl = f"pkg:generic/{name}@{version}"
-        licences.add(purl, licence, f"data/{name}", [Path("LICENSE")] if licence == "Apache-2.0" else [])
+        licences.add(purl, licence, f"data/{name}", [])
         components.append(component(name, version, purl, type="data", licenses=expression(licence)))
     return components
 
