@@ -28,11 +28,13 @@ HOME = "/usr/share/doc/pcqa"
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|unlicense|copyright|patents)", re.IGNORECASE)
 # A crate without a licence text has that of another one by the same authors. Others share their repository with one.
 SISTERS = {"ffmpeg-sys-next": "ffmpeg-next"}
-# Compiled into the programs beside crates: name, version, licence, file of this folder with its text.
-DATA = [
-    ("clip-vocabulary", "2021", "MIT", "clip.txt"),
-    ("ftfy-tables", "6.3.1", "Apache-2.0", None),
-]
+# MIT, by whom: of crates that carry a link in the place of their licence, and of data.
+HOLDERS = dict.fromkeys(["plotters", "plotters-backend", "plotters-svg"], "2019 Hao Hou <haohou302@gmail.com>")
+HOLDERS["clip-vocabulary"] = "2021 OpenAI"
+# Compiled into the programs beside crates: name, version, licence.
+DATA = [("clip-vocabulary", "2021", "MIT"), ("ftfy-tables", "6.3.1", "Apache-2.0")]
+# Less is no text of a licence.
+SHORTEST = 100
 
 
 def run(*command: str) -> str:
@@ -64,13 +66,20 @@ class Licences:
         self.rows = []
 
     def add(self, purl: str, licence: str, folder: str, files: list[Path]) -> None:
-        """`files` are the texts of a component."""
-        if not any(file.stat().st_size for file in files):
-            sys.exit(f"bill.py: {purl} comes without a licence text")
+        """`files` are the texts of a component. Without any it has Apache's, which names nobody, or is MIT of somebody
+        who is known here."""
         target = self.out / folder
         target.mkdir(parents=True)
         for file in sorted(files):
             shutil.copyfile(file, target / file.name)
+        name = re.split("[/@]", purl)[1]
+        if not files and "Apache-2.0" in licence:
+            shutil.copyfile("LICENSE", target / "LICENSE-APACHE")
+        elif not files and name in HOLDERS:
+            text = Path(__file__).with_name("mit.txt").read_text().replace("{holder}", HOLDERS[name])
+            (target / "LICENSE").write_text(text)
+        elif not files:
+            sys.exit(f"bill.py: {purl} comes without a licence text")
         self.list(purl, licence, f"{HOME}/licences/{folder}")
 
     def list(self, purl: str, licence: str, folder: str) -> None:
@@ -86,7 +95,8 @@ def texts_beside(manifest: Path) -> list[Path]:
 
 def is_text(file: Path) -> bool:
     inside = file.parent.name.upper() in ("LICENSES", "LICENSE")
-    return (inside or LICENCE_FILE.match(file.name) is not None) and file.suffix != ".rs"
+    named = LICENCE_FILE.match(file.name) is not None and file.suffix != ".rs"
+    return (inside or named) and file.stat().st_size > SHORTEST
 
 
 def repository(package: dict) -> str:
@@ -135,7 +145,7 @@ def texts_of_sister(package: dict, packages) -> list[Path]:
         related = other["name"] == SISTERS.get(package["name"]) or repository(other) == repository(package)
         if related and (files := texts_beside(Path(other["manifest_path"]))):
             return files
-    sys.exit(f"bill.py: {package['name']} {package['version']} comes without a licence text, and so do its sisters")
+    return []
 
 
 def standard_library(licences: Licences) -> dict:
@@ -172,10 +182,9 @@ def wheels(lock: Path, texts: Path, licences: Licences) -> list[dict]:
 
 def data(licences: Licences) -> list[dict]:
     components = []
-    for name, version, licence, file in DATA:
+    for name, version, licence in DATA:
         purl = f"pkg:generic/{name}@{version}"
-        text = Path(__file__).with_name(file) if file else Path("LICENSE")
-        licences.add(purl, licence, f"data/{name}", [text])
+        licences.add(purl, licence, f"data/{name}", [])
         components.append(component(name, version, purl, type="data", licenses=expression(licence)))
     return components
 
