@@ -34,6 +34,12 @@ bench: ## measure: raw ceiling, served throughput, load (20 minutes and 4 GB; BE
 	$(CARGO) bench --locked --no-run --bench ceiling --bench media --bench step
 	python3 benches/bench.py $(BENCH)
 
+.PHONY: gpu-check
+gpu-check: ## on a host with a GPU and PyTorch 2.11: check and measure it, report in target/gpu (GPU="--help" says what can be chosen)
+	$(SETUP) build
+	deploy/gpu/check.sh build
+	deploy/gpu/check.sh $(GPU)
+
 .PHONY: test
 test: ## run every test: unit, integration, the chart, a foreign gRPC client, the clients of deploy/clients, the demo
 	$(SETUP) build test demo deploy clients

@@ -1,15 +1,53 @@
-//! Generates the gRPC code from `proto/` (no protoc needed), tells the linker where libtorch lies at run time, and the
-//! program which version it is.
+//! Generates the gRPC code from `proto/` (no protoc needed), compiles the two C++ shims of `src/native/`, tells the linker
+//! where libtorch lies at run time, and the program which version it is.
 
-use std::{env, error::Error, path::PathBuf};
+use std::path::{Path, PathBuf};
+use std::{env, error::Error};
 
 const PROTO: &str = "pcqa/v1/scoring.proto";
+const SHIM: &str = "src/native/shim.cpp";
+const CUDA_SHIM: &str = "src/native/graphs.cpp";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     generate_grpc()?;
-    link_libtorch();
-    name_libtorch();
+    let libtorch = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB")?);
+    let headers = libtorch.with_file_name("include");
+    cpp(&headers).file(SHIM).try_compile("pcqa_shim")?;
+    println!("cargo::rerun-if-changed={SHIM}");
+    build_cuda_shim(&headers)?;
+    link_libtorch(&libtorch);
+    name_libtorch(&libtorch);
+    Ok(())
+}
+
+fn cpp(headers: &Path) -> cc::Build {
+    let mut build = cc::Build::new();
+    // Warnings in libtorch's headers are not ours to mend.
+    build.cpp(true).std("c++17").opt_level(2).debug(false).warnings(false).flag("-isystem").flag(headers);
+    build
+}
+
+/// A shared library that becomes part of the programs and is loaded where CUDA is. It needs CUDA's headers, beside
+/// libtorch's or in `CUDA_HOME`, and none of its libraries; without the headers the programs do without it.
+fn build_cuda_shim(headers: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rustc-check-cfg=cfg(cuda_shim)");
+    println!("cargo::rerun-if-changed={CUDA_SHIM}");
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    let of_toolkit = env::var("CUDA_HOME").map(|home| Path::new(&home).join("include"));
+    let places = [Some(headers.to_owned()), of_toolkit.ok()];
+    let Some(cuda) = places.into_iter().flatten().find(|place| place.join("cuda_runtime_api.h").exists()) else {
+        println!("cargo::warning=no cuda_runtime_api.h beside libtorch's headers or in CUDA_HOME: without CUDA graphs");
+        return Ok(());
+    };
+    let shim = PathBuf::from(env::var("OUT_DIR")?).join("libpcqa_cuda.so");
+    let mut compiler = cpp(headers).flag("-isystem").flag(cuda).try_get_compiler()?.to_command();
+    let done = compiler.args(["-shared", "-Wl,-s", "-o"]).arg(&shim).arg(CUDA_SHIM).status()?;
+    if !done.success() {
+        return Err(format!("{CUDA_SHIM} does not compile").into());
+    }
+    println!("cargo::rustc-cfg=cuda_shim");
+    println!("cargo::rustc-env=PCQA_CUDA_SHIM={}", shim.display());
     Ok(())
 }
 
@@ -28,19 +66,15 @@ fn generate_grpc() -> Result<(), Box<dyn Error>> {
 }
 
 /// Binaries find libtorch where the build found it, or beside an installed `bin/`, without LD_LIBRARY_PATH.
-fn link_libtorch() {
+fn link_libtorch(directory: &Path) {
     println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
-    if let Ok(directory) = env::var("DEP_TCH_LIBTORCH_LIB") {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{directory}");
-    }
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", directory.display());
 }
 
 /// For `pcqa_build_info`.
-fn name_libtorch() {
-    let version = env::var("DEP_TCH_LIBTORCH_LIB").ok().and_then(|directory| {
-        let file = PathBuf::from(directory).with_file_name("build-version");
-        println!("cargo::rerun-if-changed={}", file.display());
-        std::fs::read_to_string(file).ok()
-    });
+fn name_libtorch(directory: &Path) {
+    let file = directory.with_file_name("build-version");
+    println!("cargo::rerun-if-changed={}", file.display());
+    let version = std::fs::read_to_string(file).ok();
     println!("cargo::rustc-env=PCQA_LIBTORCH_VERSION={}", version.as_deref().map_or("unknown", str::trim));
 }

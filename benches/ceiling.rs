@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench ceiling -- --bundle DIR --dtype f32 --batch 8 --threads 2
 //! cargo bench --bench ceiling -- --bundle DIR --parts          # each network alone
+//! cargo bench --bench ceiling -- --bundle DIR --device cuda:0 --dtype bf16 --batch 1,8,64
 //! ```
 //!
 //! `benches/pytorch_ceiling.py` measures the same networks in PyTorch.
@@ -16,7 +17,8 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use pcqa::media::{FrameStack, Frames};
 use pcqa::model::backbone::VisionBackbone;
-use pcqa::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, TextTower, Track, Weights};
+use pcqa::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, ModelError, Serving, TextTower, Track, Weights};
+use pcqa::native::{self, DeviceMemory, InferenceMode};
 use pcqa::text::{TokenIds, Tokenizer};
 use pcqa::train::hash_init::bits;
 use rustix::time::{ClockId, clock_gettime};
@@ -39,9 +41,19 @@ struct Args {
     /// What is scored: images, or clips of the most frames that the bundle takes.
     #[arg(long, value_enum, default_value = "image")]
     track: Media,
-    /// Items a batch.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
+    /// Items a batch; several with commas between them are measured one after the other.
+    #[arg(long, value_name = "N", default_value = "8", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Vec<u32>,
+    /// Where to compute: cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = pcqa::train::device)]
+    device: Device,
+    /// On a GPU, ask for every operation by itself instead of replaying CUDA graphs.
+    #[arg(long)]
+    no_graphs: bool,
+    /// On a GPU, let cuDNN look for the fastest convolutions: seconds for every size, which the server does not take.
+    #[arg(long)]
+    autotune: bool,
     /// CPU threads of one operation.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..))]
     threads: i32,
@@ -74,6 +86,11 @@ enum Media {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tch::set_num_threads(args.threads);
+    if args.autotune {
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
+    // As a device's thread has it.
+    let _mode = InferenceMode::enter()?;
     let bundle = match &args.bundle {
         Some(directory) => Bundle::open(directory)?,
         None => Bundle::demo()?,
@@ -81,23 +98,43 @@ fn main() -> anyhow::Result<()> {
     let manifest = bundle.manifest();
     let tokenizer = bundle.file(&manifest.text.tokenizer)?;
     let tokenizer = Tokenizer::from_json(tokenizer.bytes(), manifest.text.context_length)?;
-    let prompts: Vec<TokenIds> = (0..args.batch).map(|item| tokenizer.encode(&format!("{PROMPT}, {item}"))).collect();
-    let prompts: Vec<&TokenIds> = prompts.iter().collect();
-    let rows = if args.parts { parts(&args, &bundle, &tokenizer, &prompts)? } else { whole(&args, &bundle, &prompts)? };
-    let memory = peak_memory()?;
-    if args.json {
-        println!("{}", report(&args, &bundle, &rows, memory));
-        return Ok(());
+    let ensemble = if args.parts { None } else { Some(load(&args, &bundle)?) };
+    for &batch in &args.batch {
+        let prompts: Vec<TokenIds> = (0..batch).map(|item| tokenizer.encode(&format!("{PROMPT}, {item}"))).collect();
+        let prompts: Vec<&TokenIds> = prompts.iter().collect();
+        let rows = match &ensemble {
+            Some(ensemble) => whole(&args, ensemble, &prompts)?,
+            None => parts(&args, &bundle, &tokenizer, &prompts)?,
+        };
+        let memory = Memory { peak_kib: peak_memory()?, gpu: native::memory(args.device)? };
+        if args.json {
+            println!("{}", report(&args, batch, &bundle, &rows, &memory));
+        } else {
+            print(&args, batch, &bundle, &rows, &memory);
+        }
     }
+    Ok(())
+}
+
+fn print(args: &Args, batch: u32, bundle: &Bundle, rows: &[Row], memory: &Memory) {
+    let (name, device, threads) = (&bundle.manifest().name, args.device, args.threads);
     let (dtype, unit) = (args.dtype.model().name(), args.track.unit());
-    println!("bundle {}, {unit}, {dtype}, batch {}, {} threads", manifest.name, args.batch, args.threads);
-    for Row { name, median, best, repeats } in &rows {
-        let rate = f64::from(args.batch) / median.as_secs_f64();
+    println!("bundle {name}, {unit}, {dtype}, batch {batch}, {device:?}, {threads} threads");
+    for Row { name, median, best, repeats } in rows {
+        let rate = f64::from(batch) / median.as_secs_f64();
         let (median, best) = (milliseconds(*median), milliseconds(*best));
         println!("{name:24} {rate:9.3} items/s  {median:9.1} ms a batch, the best {best:.1}, of {repeats}");
     }
-    println!("peak memory {} MiB", memory / 1024);
-    Ok(())
+    println!("peak memory {} MiB", memory.peak_kib / 1024);
+    if let Some(gpu) = memory.gpu {
+        println!("GPU memory {} MiB, of which tensors hold {} MiB", gpu.reserved >> 20, gpu.allocated >> 20);
+    }
+}
+
+/// What this process holds.
+struct Memory {
+    peak_kib: u64,
+    gpu: Option<DeviceMemory>,
 }
 
 /// One measured figure.
@@ -108,15 +145,26 @@ struct Row {
     repeats: usize,
 }
 
+/// The ensemble as a device worker has it.
+fn load(args: &Args, bundle: &Bundle) -> anyhow::Result<Ensemble> {
+    let options = LoadOptions { device: args.device, dtype: args.dtype.model(), tta: false };
+    let items = args.batch.iter().copied().max().unwrap_or(1);
+    let max_batch_frames = items * frames_of(args.track.model(), bundle.manifest().max_frames);
+    let serving = Serving { max_batch_frames, graphs: !args.no_graphs, memory_bytes: None };
+    let ensemble = Ensemble::serve(bundle, options, serving)?;
+    native::keep_freed_memory();
+    Ok(ensemble)
+}
+
+fn frames_of(track: Track, max_frames: u32) -> u32 {
+    if track == Track::Image { 1 } else { max_frames }
+}
+
 /// The ensemble as a device worker uses it: all of it, then its stages.
-fn whole(args: &Args, bundle: &Bundle, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
-    let options = LoadOptions { device: Device::Cpu, dtype: args.dtype.model(), tta: false };
-    let ensemble = Ensemble::load(bundle, options)?;
-    pcqa::native::keep_freed_memory();
+fn whole(args: &Args, ensemble: &Ensemble, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
     let track = args.track.model();
-    let count = if track == Track::Image { 1 } else { bundle.manifest().max_frames };
-    let items: Vec<Frames> =
-        (0..args.batch).map(|item| noise(u64::from(item), count, &ensemble.sides(track))).collect();
+    let count = frames_of(track, ensemble.manifest().max_frames);
+    let items: Vec<Frames> = (0..).take(prompts.len()).map(|item| noise(item, count, &ensemble.sides(track))).collect();
     let items: Vec<&Frames> = items.iter().collect();
     let text = ensemble.encode_prompts(prompts)?;
     let mut stages: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
@@ -129,37 +177,53 @@ fn whole(args: &Args, bundle: &Bundle, prompts: &[&TokenIds]) -> anyhow::Result<
     };
     let total = measure(args, &mut forward)?;
     let mut rows = vec![row("ensemble", total)];
-    // The first one of each stage was the warm-up.
-    rows.extend(stages.into_iter().map(|(stage, times)| row(&format!("  {stage}"), times[1..].to_vec())));
-    let text = measure(args, || ensemble.encode_prompts(prompts))?;
+    // The first ones of each stage were the warm-up.
+    let counted = |times: Vec<Duration>| times[times.len() - rows[0].repeats..].to_vec();
+    let stages: Vec<Row> =
+        stages.into_iter().map(|(stage, times)| row(&format!("  {stage}"), counted(times))).collect();
+    rows.extend(stages);
+    let text = measure(args, || {
+        let text = ensemble.encode_prompts(prompts)?;
+        native::wait_for(args.device)?;
+        anyhow::Ok(text)
+    })?;
     rows.push(row("text, where not cached", text));
     Ok(rows)
 }
 
 /// Every network alone; one of them is in memory at a time.
 fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
-    let _no_grad = tch::no_grad_guard();
-    let (track, kind) = (args.track.model(), args.dtype.kind());
-    let frames = if track == Track::Image { args.batch } else { args.batch * bundle.manifest().max_frames };
+    let (track, kind, device) = (args.track.model(), args.dtype.kind(), args.device);
+    let frames = prompts.len() as i64 * i64::from(frames_of(track, bundle.manifest().max_frames));
     let longest = tokenizer.encode(&PROMPT.repeat(20));
     let long = vec![&longest; prompts.len()];
     let mut rows = Vec::new();
     for spec in bundle.manifest().experts.iter().filter(|spec| spec.track == track) {
         let file = bundle.file(&spec.backbone.weights)?;
-        let backbone = VisionBackbone::load(spec, Weights::of(&file, Device::Cpu, kind)?)?;
+        let backbone = VisionBackbone::load(spec, Weights::of(&file, device, kind)?)?;
         let side = i64::from(spec.input_size);
-        let input = Tensor::f_randn([i64::from(frames), side, side, 3], (Kind::Float, Device::Cpu))?;
+        let input = Tensor::f_randn([frames, side, side, 3], (Kind::Float, device))?;
         let input = input.f_to_kind(kind)?.f_permute([0, 3, 1, 2])?;
-        rows.push(row(&spec.name, measure(args, || backbone.forward(&input))?));
+        rows.push(row(&spec.name, measure(args, || done(device, backbone.forward(&input)))?));
     }
     for spec in &bundle.manifest().text.towers {
         let file = bundle.file(&spec.weights)?;
-        let tower = TextTower::load(spec, Weights::of(&file, Device::Cpu, kind)?)?;
+        let tower = TextTower::load(spec, Weights::of(&file, device, kind)?)?;
         let name = format!("text_{}", spec.name);
-        rows.push(row(&name, measure(args, || tower.forward(prompts))?));
-        rows.push(row(&format!("{name}, {} tokens", longest.ids.len()), measure(args, || tower.forward(&long))?));
+        rows.push(row(&name, measure(args, || done(device, tower.forward(prompts)))?));
+        rows.push(row(
+            &format!("{name}, {} tokens", longest.ids.len()),
+            measure(args, || done(device, tower.forward(&long)))?,
+        ));
     }
     Ok(rows)
+}
+
+/// `made` when the device has made it.
+fn done(device: Device, made: Result<Tensor, ModelError>) -> Result<Tensor, ModelError> {
+    let made = made?;
+    native::wait_for(device)?;
+    Ok(made)
 }
 
 /// Times of `run` after one that does not count. With one thread it is the processor's time, which other programs
@@ -168,9 +232,14 @@ fn measure<T, E: Into<anyhow::Error>>(
     args: &Args,
     mut run: impl FnMut() -> Result<T, E>,
 ) -> anyhow::Result<Vec<Duration>> {
-    let clock = if args.threads == 1 { ClockId::ProcessCPUTime } else { ClockId::Monotonic };
+    let clock =
+        if args.threads == 1 && args.device == Device::Cpu { ClockId::ProcessCPUTime } else { ClockId::Monotonic };
     let now = || Duration::try_from(clock_gettime(clock)).unwrap_or_default();
     run().map_err(Into::into)?;
+    if args.device != Device::Cpu {
+        // The first one was recorded, the second is the first that is replayed.
+        run().map_err(Into::into)?;
+    }
     let begin = Instant::now();
     let mut times = Vec::new();
     while times.len() < REPEATS || begin.elapsed().as_secs_f64() < args.seconds {
@@ -195,10 +264,10 @@ fn noise(item: u64, count: u32, sides: &[u32]) -> Frames {
     Frames { count, stacks: sides.iter().map(stack).collect() }
 }
 
-fn report(args: &Args, bundle: &Bundle, rows: &[Row], memory: u64) -> serde_json::Value {
+fn report(args: &Args, batch: u32, bundle: &Bundle, rows: &[Row], memory: &Memory) -> serde_json::Value {
     let row = |row: &Row| {
         let figures = json!({
-            "items_per_second": f64::from(args.batch) / row.median.as_secs_f64(),
+            "items_per_second": f64::from(batch) / row.median.as_secs_f64(),
             "median_ms": milliseconds(row.median),
             "best_ms": milliseconds(row.best),
             "repeats": row.repeats,
@@ -209,9 +278,11 @@ fn report(args: &Args, bundle: &Bundle, rows: &[Row], memory: u64) -> serde_json
         "bundle": bundle.manifest().name,
         "track": args.track.unit(),
         "dtype": args.dtype.model().name(),
-        "batch": args.batch,
+        "batch": batch,
+        "device": format!("{:?}", args.device).to_lowercase(),
         "threads": args.threads,
-        "peak_memory_kib": memory,
+        "peak_memory_kib": memory.peak_kib,
+        "gpu_reserved_bytes": memory.gpu.map(|gpu| gpu.reserved),
         "figures": rows.iter().map(row).collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The competitor of benches/step.rs: one training step of the same full-size experts in PyTorch with timm's backbones,
-random weights, on the CPU.
+random weights.
 
     pip install torch==2.11.0 timm==1.0.31
     python benches/pytorch_step.py --backbone convnext --batch 4 --side 448 --threads 2
+    python benches/pytorch_step.py --backbone convnext --batch 32 --device cuda:0 --dtype bf16
 
 Every backbone is measured in PyTorch's usual layout and with channels_last, and the better one counts. AdamW is torch's
-fused one, its fastest on the CPU.
+fused one, its fastest. bf16 is automatic mixed precision (torch.autocast); parameters stay in f32 as in step.rs.
 """
 
 import argparse
@@ -51,16 +52,25 @@ class Expert(nn.Module):
 
 
 def measure(family, args, layout):
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    expert = Expert(family, args.side).train()
+    on_gpu = args.device != "cpu"
+
+    def clock():
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.process_time() if args.threads == 1 and not on_gpu else time.perf_counter()
+
+    expert = Expert(family, args.side).train().to(args.device)
     expert.backbone = expert.backbone.to(memory_format=layout)
     optimiser = torch.optim.AdamW(expert.parameters(), lr=2e-5, weight_decay=1e-2, fused=True)
-    frames = torch.randn(args.batch, 3, args.side, args.side).contiguous(memory_format=layout)
-    text, targets = torch.randn(args.batch, TEXT), torch.randn(args.batch)
-    steps = []
-    for _ in range(args.steps + 1):
+    frames = torch.randn(args.batch, 3, args.side, args.side, device=args.device).contiguous(memory_format=layout)
+    text, targets = (torch.randn(*shape, device=args.device) for shape in ((args.batch, TEXT), (args.batch,)))
+    mixed = torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.dtype == "bf16")
+    steps, warm_up = [], 3 if on_gpu else 1
+    for _ in range(args.steps + warm_up):
         times = [clock()]
-        loss = nn.functional.mse_loss(expert(frames, text), targets)
+        with mixed:
+            raw = expert(frames, text)
+        loss = nn.functional.mse_loss(raw.float(), targets)
         times.append(clock())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -69,7 +79,7 @@ def measure(family, args, layout):
         optimiser.step()
         times.append(clock())
         steps.append([(b - a) * 1e3 for a, b in zip(times, times[1:])])
-    return steps[1:]
+    return steps[warm_up:]
 
 
 def main():
@@ -77,12 +87,16 @@ def main():
     parser.add_argument("--backbone", choices=BACKBONES, action="append", help="whose expert learns; all where absent")
     parser.add_argument("--batch", type=int, default=4, help="images a step")
     parser.add_argument("--side", type=int, default=448, help="side of the images")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="format that the backbone computes in")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of one operation")
     parser.add_argument("--steps", type=int, default=3, help="steps that are measured, after one that is not")
     parser.add_argument("--layout", choices=("usual", "channels_last"), help="measure this layout only")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     layouts = {"usual": torch.contiguous_format, "channels_last": torch.channels_last}
     if args.layout:
         layouts = {args.layout: layouts[args.layout]}

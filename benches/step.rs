@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo bench --bench step -- --backbone convnext --batch 4 --side 448 --threads 2
+//! cargo bench --bench step -- --backbone convnext --batch 32 --device cuda:0 --dtype bf16
 //! ```
 //!
 //! `benches/pytorch_step.py` measures the same step in PyTorch with timm.
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use pcqa::model::{Activation, BackboneKind, Device, Expert, ExpertSpec, Mixer, Parameters, Track};
+use pcqa::native;
 use pcqa::train::Architecture;
 use pcqa::train::optimiser::{AdamW, Options, clipping};
 use rustix::time::{ClockId, clock_gettime};
@@ -38,10 +40,13 @@ struct Args {
     /// Format that the backbone computes in.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Format,
+    /// Where to compute: cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = pcqa::train::device)]
+    device: Device,
     /// CPU threads of one operation.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..))]
     threads: i32,
-    /// Steps that are measured, after one that is not.
+    /// Steps that are measured, after those that are not.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// One JSON object instead of text.
@@ -69,8 +74,14 @@ enum Format {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if args.device != Device::Cpu {
+        // No matrix product is left in f32 but the head's.
+        native::exact_arithmetic()?;
+        // As `pcqa-train fit`.
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
     tch::set_num_threads(args.threads);
-    pcqa::native::keep_freed_memory();
+    native::keep_freed_memory();
     let wanted = if args.backbone.is_empty() { Kinds::value_variants() } else { &args.backbone };
     let mut figures = serde_json::Map::new();
     for kind in wanted.iter().map(|kind| kind.model()) {
@@ -134,22 +145,24 @@ fn measure(args: &Args, kind: BackboneKind) -> anyhow::Result<Times> {
         adapter_activation: Activation::None,
         head_activation: Activation::Gelu,
     };
-    let backbone = architecture.untrained(args.side, 1)?;
-    let head = head(architecture.channels(), spec.mixer)?;
+    let backbone = on(args.device, &architecture.untrained(args.side, 1)?)?;
+    let head = on(args.device, &head(architecture.channels(), spec.mixer)?)?;
     let parameters = [("backbone", &backbone), ("head", &head)];
     let parameters = parameters.iter().flat_map(|(part, network)| {
         network.learnable().map(move |(key, x)| (format!("{part}.{key}"), x.shallow_clone()))
     });
     let mut optimiser = AdamW::new(parameters, Options::default())?;
 
-    let (side, float) = (i64::from(args.side), (Kind::Float, Device::Cpu));
+    let (side, float) = (i64::from(args.side), (Kind::Float, args.device));
     let format = args.dtype.kind();
     let frames = Tensor::f_randn([args.batch, side, side, 3], float)?.f_permute([0, 3, 1, 2])?.f_to_kind(format)?;
     let text = Tensor::f_randn([args.batch, TEXT as i64], float)?;
     let targets = Tensor::f_randn([args.batch], float)?;
     let counts = vec![1; args.batch as usize];
     let mut steps = Vec::new();
-    for _ in 0..=args.steps {
+    // A GPU's first steps look for the fastest convolutions and take their memory.
+    let warm_up = if args.device == Device::Cpu { 1 } else { 3 };
+    for _ in 0..warm_up + args.steps {
         let now = clock(args)?;
         let expert = Expert::load(&spec, backbone.weights(format), head.weights(Kind::Float), TEXT as i64)?;
         let raw = expert.judge(&expert.features(&frames)?, &counts, &text)?.raw;
@@ -163,8 +176,13 @@ fn measure(args: &Args, kind: BackboneKind) -> anyhow::Result<Times> {
         optimiser.step(LEARNING_RATE, factor)?;
         steps.push(Step { forward, backward, optimiser: clock(args)? - now });
     }
-    // The first one is the warm-up.
-    Ok(Times(steps.split_off(1)))
+    Ok(Times(steps.split_off(warm_up as usize)))
+}
+
+fn on(device: Device, parameters: &Parameters) -> anyhow::Result<Parameters> {
+    let tensors = parameters.learnable().chain(parameters.buffers());
+    let tensors = tensors.map(|(key, tensor)| (key.to_owned(), tensor.shallow_clone()));
+    Ok(Parameters::new("on device", tensors, device)?)
 }
 
 /// Random: the head's share of the time does not depend on its values.
@@ -185,9 +203,11 @@ fn head(channels: usize, mixer: Mixer) -> anyhow::Result<Parameters> {
     Ok(Parameters::new("head", tensors, Device::Cpu)?)
 }
 
-/// With one thread the processor's time, which other programs disturb least.
+/// What the device has done by now. With one thread the processor's time, which other programs disturb least.
 fn clock(args: &Args) -> anyhow::Result<Duration> {
-    let clock = if args.threads == 1 { ClockId::ProcessCPUTime } else { ClockId::Monotonic };
+    native::wait_for(args.device)?;
+    let clock =
+        if args.threads == 1 && args.device == Device::Cpu { ClockId::ProcessCPUTime } else { ClockId::Monotonic };
     Duration::try_from(clock_gettime(clock)).context("the clock is before its beginning")
 }
 

@@ -135,6 +135,11 @@ pub fn device_memory(device: &str, used: u64, total: u64) {
     gauge!(DEVICE_MEMORY.name, "device" => device.to_owned(), "state" => "total").set(total as f64);
 }
 
+/// The memory of `device` did not suffice for a batch.
+pub fn device_out_of_memory(device: &str) {
+    counter!(DEVICE_OUT_OF_MEMORY.name, "device" => device.to_owned()).increment(1);
+}
+
 /// Of a batch's distinct prompts, so many embeddings were kept and so many were not; `device` now keeps `entries` of
 /// `bytes`.
 pub fn text_cache(device: &str, hits: usize, misses: usize, entries: usize, bytes: u64) {

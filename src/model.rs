@@ -18,8 +18,10 @@ mod weights;
 pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleFile};
 pub(crate) use demo::TOKENIZER;
-pub use ensemble::{BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, LoadOptions, ViewTrace};
-pub(crate) use ensemble::{Inputs, unit_length};
+pub use ensemble::{
+    BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, Fault, LoadOptions, Serving, ViewTrace,
+};
+pub(crate) use ensemble::{Inputs, unit_length, upload};
 pub use error::ModelError;
 pub use expert::Expert;
 pub use head::{Head, HeadTrace};

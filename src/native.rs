@@ -1,12 +1,22 @@
-//! What Rust has no safe way to: settings of the C library, the map of a file, the end without destructors. This is the
-//! room that may hold `unsafe`; nothing else may enter.
+//! What Rust has no safe way to: settings of the C library, the map of a file, the end without destructors, and what tch
+//! does not reach of libtorch. This is the room that may hold `unsafe`; nothing else may enter.
 
 #![allow(unsafe_code)]
+
+mod cuda;
+mod graph;
+mod torch;
 
 use std::fs::File;
 use std::io;
 
 use memmap2::Mmap;
+
+pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
+pub use self::graph::{Graph, GraphPool};
+pub use self::torch::{
+    DeviceMemory, InferenceMode, bytes_mut, copy, empty_cache, exact_arithmetic, memory, own_stream, pin, wait_for,
+};
 
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///
@@ -48,12 +58,4 @@ pub fn map_bundle_file(file: &File) -> io::Result<Mmap> {
 pub fn end_at_once(code: i32) -> ! {
     // SAFETY: _exit takes any number and does not return; nothing of this process runs after it.
     unsafe { libc::_exit(code) }
-}
-
-/// Loads libtorch's CUDA part, which must be there before its first call about CUDA; false where there is none. It is
-/// not linked, so that one program runs on machines with and without it.
-pub fn load_cuda() -> bool {
-    // SAFETY: the name is a C string, and the library's initialisers register its kernels and nothing else.
-    let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    !library.is_null()
 }

@@ -43,6 +43,7 @@ pub use architecture::Architecture;
 pub use augment::{Augmentation, Change};
 pub use bundle::assemble;
 pub use check::{Arguments as CheckArguments, check};
+pub use config::device::choose as device;
 pub use convert::{Arguments as ConvertArguments, NumberFormat, run as convert};
 pub use dataset::{Dataset, DatasetArguments, Format, Item, Kind as ProblemKind, Problem, Problems};
 pub use distil::{Arguments as DistilArguments, distil};

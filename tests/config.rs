@@ -216,7 +216,26 @@ fn a_device_that_is_not_there_is_named() {
         let output = Call::new(&[&format!("--device={devices}"), "--listen=127.0.0.1:0"]).output();
         assert_eq!(output.status.code(), Some(1));
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(text.contains("device: cuda:7 is not available"), "{text}");
+        assert!(text.contains("device: is cuda:7, but "), "{text}");
+        assert!(text.contains("libtorch_cuda.so") || text.contains("libtorch sees"), "{text}");
+    }
+}
+
+#[test]
+fn devices_are_listed_and_behind_a_gpu_numbers_are_more_gpus() {
+    for (given, read) in [
+        ("auto", "auto"),
+        ("cpu", "cpu"),
+        ("cuda:0,1", "cuda:0,cuda:1"),
+        ("cuda:0,cuda:1", "cuda:0,cuda:1"),
+        ("cpu,cuda:3,0", "cpu,cuda:3,cuda:0"),
+    ] {
+        let printed = Call::new(&[&format!("--device={given}")]).printed();
+        assert_eq!(printed["device"].as_str(), Some(read));
+    }
+    for wrong in ["0", "cpu,1", "cuda", "cuda:", "cuda:x", "cuda:0,", "gpu:0"] {
+        let line = Call::new(&[&format!("--device={wrong}")]).refused();
+        assert!(line.contains("device") && line.contains("cuda:N"), "{line}");
     }
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Cuts the CPU slice of libtorch (headers, five libraries, their licences, 499 MB) out of downloaded wheels.
+"""Cuts the CPU slice of libtorch (headers, five libraries, their licences, 504 MB) out of downloaded wheels.
 
 usage: libtorch.py WHEEL_DIR OUT_DIR
 
 PyPI's torch wheel is the CUDA build: libtorch_cpu.so from it needs libcudart and libcupti to load, and nothing else
-of CUDA. OUT_DIR appears whole or not at all: it is written beside itself and renamed.
+of CUDA. CUDA's own headers come along: src/native/graphs.cpp needs them, and no CUDA toolkit. OUT_DIR appears whole or not at all: it is written beside itself and renamed.
 """
 
 import os
@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 VERSION = "2.11.0"
+CUDA_HEADERS = "nvidia/cu13/include/"
 LIBRARIES = {"libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"}
 
 
@@ -39,6 +40,8 @@ def extract(wheel: Path, out: Path, libraries: set[str], headers: bool) -> set[s
                 found.add(path.name)
             elif headers and path.is_relative_to("torch/include"):
                 target = out / "include" / path.relative_to("torch/include")
+            elif headers and path.is_relative_to(CUDA_HEADERS) and "cupti" not in wheel.name:
+                target = out / "include" / path.relative_to(CUDA_HEADERS)
             elif licence_of(path):
                 target = out / "licences" / distribution / path.name
             else:

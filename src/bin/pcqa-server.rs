@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             return ExitCode::from(REFUSED_CONFIGURATION);
         }
     };
+    // Before there are threads, and before anything asks libtorch. Who asks for a GPU in vain is told why when loading.
+    if config.wants_cuda() {
+        let _ = native::load_cuda();
+    }
     server::log(&config.log);
 
     let runtime = match tokio::runtime::Runtime::new() {

@@ -154,9 +154,10 @@ impl<T> Former<T> {
         self.line.next_deadline()
     }
 
-    /// What a device that is free at `now` does. Items must have been [expired](Self::expire) at `now`.
-    pub fn next(&mut self, now: Instant) -> Step<T> {
-        let Some((track, full, since)) = self.lead() else { return Step::Wait };
+    /// What a device does that is free at `now` and takes at most `max_frames`, which the largest item has not more than.
+    /// Items must have been [expired](Self::expire) at `now`.
+    pub fn next(&mut self, now: Instant, max_frames: u32) -> Step<T> {
+        let Some((track, full, since)) = self.lead(max_frames) else { return Step::Wait };
         let due = since + self.limits.max_queue_delay;
         let may_grow = self.line.iter().any(|(slot, _, ready)| !ready && slot.order.track == track);
         let reason = match () {
@@ -165,7 +166,7 @@ impl<T> Former<T> {
             () if due <= now => Reason::Delay,
             () => return Step::WaitUntil(due),
         };
-        Step::Run(self.form(track, reason, now))
+        Step::Run(self.form(track, reason, now, max_frames))
     }
 
     /// Learns from `frames` of `track` scored in `elapsed`.
@@ -200,18 +201,18 @@ impl<T> Former<T> {
     }
 
     /// Track of the item that goes next, whether more of it is ready than fits a batch, and since when the first waits.
-    fn lead(&self) -> Option<(Track, bool, Instant)> {
+    fn lead(&self, max_frames: u32) -> Option<(Track, bool, Instant)> {
         let (key, _) = self.line.next(|_| true)?;
         let track = self.line.get(&key)?.order.track;
         let ready = || self.line.iter().filter(move |(slot, _, _)| slot.order.track == track);
         let frames: u64 = ready().filter(|(slot, _, _)| slot.ready.is_some()).map(|(_, frames, _)| frames).sum();
         let since = ready().filter_map(|(slot, _, _)| slot.ready.as_ref().map(|(since, _)| *since)).min()?;
-        Some((track, frames >= u64::from(self.limits.max_batch_frames), since))
+        Some((track, frames >= u64::from(max_frames), since))
     }
 
     /// Takes items of `track` in their order until the next one does not fit, or would make the batch last longer than
     /// the most urgent item in it can wait.
-    fn form(&mut self, track: Track, reason: Reason, now: Instant) -> Batch<T> {
+    fn form(&mut self, track: Track, reason: Reason, now: Instant, max_frames: u32) -> Batch<T> {
         let mut batch = Batch { track, reason, frames: 0, items: Vec::new() };
         let seconds_per_frame = self.pace[index(track)].last_known().unwrap_or(0.0);
         let mut least_left = f64::INFINITY;
@@ -219,7 +220,7 @@ impl<T> Former<T> {
             && let Some(slot) = self.line.get(&key)
             && let frames = batch.frames + slot.order.frames
             && let left = least_left.min(slot.order.deadline.saturating_duration_since(now).as_secs_f64())
-            && frames <= self.limits.max_batch_frames
+            && frames <= max_frames
             && (batch.items.is_empty() || f64::from(frames) * seconds_per_frame <= left)
             && let Some(slot) = self.line.take(&key)
         {

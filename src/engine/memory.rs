@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::model::Device;
+use crate::native;
 
 /// Bytes of memory of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// In use; of the CPU, by this process alone.
+    /// In use; of the CPU, by this process alone, of a GPU by all.
     pub used: u64,
     /// All that there is; of the CPU, the most that this process may have.
     pub total: u64,
@@ -19,7 +20,10 @@ impl Memory {
     pub fn of(device: Device) -> Option<Self> {
         match device {
             Device::Cpu => Some(Self { used: resident()?, total: limit()? }),
-            _ => None,
+            _ => {
+                let memory = native::memory(device).ok()??;
+                Some(Self { used: memory.total.saturating_sub(memory.free), total: memory.total })
+            }
         }
     }
 }

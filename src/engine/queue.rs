@@ -114,8 +114,9 @@ impl Queue {
         drop(removed);
     }
 
-    /// The next batch for a device that is free; waits for one. None when the queue has drained or closed.
-    pub fn next_batch(&self) -> Option<Batch<Waiting>> {
+    /// The next batch, of at most `max_frames`, for a device that is free; waits for one. None when the queue has drained
+    /// or closed.
+    pub fn next_batch(&self, max_frames: u32) -> Option<Batch<Waiting>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
@@ -123,7 +124,7 @@ impl Queue {
                 return None;
             }
             state.answer_expired(now);
-            let step = state.former.next(now);
+            let step = state.former.next(now, max_frames);
             state = match step {
                 Step::Run(batch) => {
                     metrics::batch(batch.track.name(), batch.reason.name(), batch.frames, self.max_batch_frames);

@@ -2,7 +2,7 @@
 
 use crate::media::Frames;
 use crate::model::{
-    BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, LoadOptions, Manifest, ModelError, Track,
+    BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, Fault, LoadOptions, Manifest, ModelError, Track,
 };
 use crate::text::TokenIds;
 
@@ -34,13 +34,7 @@ impl ModelFacts {
 
     /// The calibration in force for `expert`.
     pub fn calibration(&self, expert: &ExpertSpec) -> Option<&Calibration> {
-        let dtype = self.options.dtype.name();
-        self.manifest.calibration.iter().find(|calibration| {
-            calibration.expert == expert.name
-                && calibration.tta == self.options.tta
-                && calibration.input_size == expert.input_size
-                && calibration.dtypes.iter().any(|held| held == dtype)
-        })
+        self.manifest.calibrated(expert, self.options.dtype, self.options.tta)
     }
 }
 
@@ -62,6 +56,17 @@ pub trait Scorer {
         items: &[&Frames],
         texts: &[&Self::Text],
     ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError>;
+
+    /// Frames of the batches of `track` that the first request must not be the first to bring, ascending.
+    fn warm_up_frames(&self, track: Track) -> Vec<u32> {
+        vec![if track == Track::Image { 1 } else { self.facts().manifest.max_frames }]
+    }
+
+    /// What `error`, which [`encode_prompts`](Self::encode_prompts) or [`score`](Self::score) gave, says about the
+    /// device.
+    fn diagnose(&self, _error: &ModelError) -> Fault {
+        Fault::Batch
+    }
 }
 
 impl Scorer for Ensemble {
@@ -85,5 +90,17 @@ impl Scorer for Ensemble {
         texts: &[&Self::Text],
     ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
         self.score(track, items, &tch::Tensor::f_stack(texts, 0)?)
+    }
+
+    fn warm_up_frames(&self, track: Track) -> Vec<u32> {
+        match self.fixed_sizes() {
+            [] if track == Track::Image => vec![1],
+            [] => vec![self.manifest().max_frames],
+            sizes => sizes.to_vec(),
+        }
+    }
+
+    fn diagnose(&self, error: &ModelError) -> Fault {
+        self.diagnose(error)
     }
 }

@@ -4,7 +4,10 @@ mod fake;
 
 use std::time::{Duration, Instant};
 
-use self::fake::{BREAKS_DEVICE, FAILS_ALONE, FAILS_BATCH, Fake, House, PANICS, config, frames, order, prompt};
+use self::fake::{
+    BREAKS_DEVICE, FAILS_ALONE, FAILS_BATCH, FITS, Fake, House, LARGE, LOSES_DEVICE, PANICS, config, frames, order,
+    prompt,
+};
 use super::*;
 
 #[test]
@@ -15,6 +18,42 @@ fn warm_up_scores_every_track_before_the_first_request() {
     assert_eq!(*fake.batches.lock().unwrap(), [[0], [0]]);
     assert_eq!(engine.facts().sides(Track::Image), [2]);
     assert_eq!(engine.facts().sides(Track::Video), [2, 3]);
+}
+
+#[test]
+fn warm_up_scores_every_size_with_different_items_and_the_largest_twice() {
+    let fake = Fake { sizes: Some(vec![1, 2, 4]), ..Fake::default() };
+    let load = fake.clone();
+    let _engine = Engine::start(vec![move || Ok(load)], config(64)).unwrap();
+    let batches = fake.batches.lock().unwrap();
+    assert_eq!(*batches, [vec![0], vec![0, 1], vec![0, 1, 2, 3], vec![0, 1, 2, 3], vec![0]]);
+}
+
+#[tokio::test]
+async fn too_little_memory_makes_later_batches_smaller_and_fails_nobody() {
+    let house = House::new(640);
+    let first = house.occupied(1);
+    let tickets: Vec<_> = (0..8).map(|_| house.submit(LARGE, 4).unwrap()).collect();
+    house.open();
+    for ticket in first.into_iter().chain(tickets) {
+        ticket.await.unwrap();
+    }
+    assert_eq!(house.batches(), [vec![1], vec![LARGE; 4], vec![LARGE; 4]], "32 frames, in halves");
+    let first = house.occupied(1);
+    let tickets: Vec<_> = (0..8).map(|_| house.submit(2, 4).unwrap()).collect();
+    house.open();
+    for ticket in first.into_iter().chain(tickets) {
+        assert!(ticket.await.unwrap().batch_frames <= FITS);
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_says_so_is_lost_at_once() {
+    let house = House::new(64);
+    let fatal = house.submit(LOSES_DEVICE, 1).unwrap();
+    assert!(matches!(fatal.await, Err(EngineError::Stopped)));
+    house.engine.ended().await;
+    assert!(matches!(house.submit(1, 1), Err(EngineError::Stopped)));
 }
 
 #[tokio::test]

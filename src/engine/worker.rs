@@ -11,7 +11,8 @@ use super::text_cache::TextCache;
 use super::{EngineConfig, EngineError, Item, ModelFacts, Scored, Scorer};
 use crate::media::{FrameStack, Frames};
 use crate::metrics;
-use crate::model::{ModelError, Track};
+use crate::model::{Fault, ModelError, Track};
+use crate::native::InferenceMode;
 use crate::text::TokenIds;
 use crate::trace::{Parent, Span};
 
@@ -27,6 +28,7 @@ pub(super) fn run<S: Scorer>(
 ) {
     let _leaving = LeaveOnExit(queue.clone());
     tch::set_num_threads(i32::try_from(config.threads).unwrap_or(i32::MAX));
+    let _mode = InferenceMode::enter().inspect_err(|error| tracing::warn!(%error, "autograd stays on")).ok();
     let loaded = load().and_then(|scorer| {
         let mut device = Device::new(scorer, config, queue);
         device.warm_up().map(|()| device)
@@ -49,6 +51,10 @@ struct Device<'a, S: Scorer> {
     texts: TextCache<S::Text>,
     config: &'a EngineConfig,
     queue: &'a Queue,
+    /// Most frames of a batch: as many as are asked for, fewer once memory did not suffice.
+    max_frames: u32,
+    /// It will never answer again.
+    is_lost: bool,
 }
 
 type Answers = Vec<Result<Scored, EngineError>>;
@@ -57,13 +63,17 @@ impl<'a, S: Scorer> Device<'a, S> {
     fn new(scorer: S, config: &'a EngineConfig, queue: &'a Queue) -> Self {
         let facts = scorer.facts();
         let texts = TextCache::new(config.text_cache_bytes, facts.embedding_bytes());
-        Self { name: facts.options.device_name(), scorer, texts, config, queue }
+        let (name, max_frames) = (facts.options.device_name(), config.max_batch_frames);
+        Self { name, scorer, texts, config, queue, max_frames, is_lost: false }
     }
 
     fn serve(&mut self) {
         let mut failures = 0;
-        while let Some(batch) = self.queue.next_batch() {
+        while let Some(batch) = self.queue.next_batch(self.max_frames) {
             let has_failed = self.answer(batch);
+            if self.is_lost {
+                return;
+            }
             failures = if has_failed { failures + 1 } else { 0 };
             if failures < LOST_AFTER {
                 continue;
@@ -108,12 +118,25 @@ impl<'a, S: Scorer> Device<'a, S> {
     }
 
     /// One answer per item. A batch that fails is tried again in halves: it may have been too large for the device's
-    /// memory, or one of its items may be at fault, which then fails alone.
+    /// memory, which later ones then spare, or one of its items may be at fault, which then fails alone.
     fn score(&mut self, track: Track, items: &[&Item], begin: Instant) -> Answers {
+        let stopped = || items.iter().map(|_| Err(EngineError::Stopped)).collect();
+        if self.is_lost {
+            return stopped();
+        }
         let error = match self.score_batch(track, items, begin.elapsed()) {
             Ok(answers) => return answers,
             Err(error) => error,
         };
+        match self.scorer.diagnose(&error) {
+            Fault::Batch => {}
+            Fault::Memory => self.spare_memory(items.iter().map(|item| item.frames.count).sum()),
+            Fault::Lost => {
+                tracing::error!(device = self.name, %error, "the device is lost");
+                self.is_lost = true;
+                return stopped();
+            }
+        }
         if items.len() < 2 {
             let error = Arc::new(error);
             return items.iter().map(|_| Err(EngineError::Model(error.clone()))).collect();
@@ -175,32 +198,70 @@ impl<'a, S: Scorer> Device<'a, S> {
         all.ok_or_else(|| ModelError::Input("the text towers gave too few embeddings".to_owned()))
     }
 
-    /// Scores blank frames once on every track that the bundle has.
+    /// From now on no batch is more than half as large as one of `frames`, for which memory did not suffice. Never
+    /// smaller than the largest item, which has to fit.
+    fn spare_memory(&mut self, frames: u32) {
+        metrics::device_out_of_memory(&self.name);
+        let least = self.scorer.facts().manifest.max_frames.max(1);
+        self.max_frames = self.max_frames.min((frames / 2).max(least));
+        tracing::warn!(device = self.name, frames, max_frames = self.max_frames, "out of device memory");
+    }
+
+    /// Scores blank frames on every track that the bundle has, in every size that the device wants to have seen.
     fn warm_up(&mut self) -> Result<(), ModelError> {
         let facts = self.scorer.facts();
-        for (track, count) in [(Track::Image, 1), (Track::Video, facts.manifest.max_frames)] {
+        for track in [Track::Image, Track::Video] {
             let sides = facts.sides(track);
             if sides.is_empty() {
                 continue;
             }
-            let begin = Instant::now();
-            // Not through the cache: the towers have to run.
-            let prompt = &self.config.warm_up_prompt;
-            let texts = self.scorer.encode_prompts(&[prompt])?;
-            let frames = blank(count, &sides);
-            let (scores, _) = self.scorer.score(track, &[&frames], &texts.iter().collect::<Vec<_>>())?;
-            scores.into_iter().try_for_each(|score| score.map(drop))?;
-            self.queue.record(track, count, begin.elapsed());
-            tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
+            let longest = if track == Track::Image { 1 } else { facts.manifest.max_frames };
+            let mut sizes = self.scorer.warm_up_frames(track);
+            sizes.truncate(1 + sizes.partition_point(|&frames| frames < self.max_frames));
+            for &frames in &sizes {
+                match self.warm_up_batch(track, frames, longest, &sides) {
+                    Ok(()) => {}
+                    // Rather smaller batches than none.
+                    Err(error) if frames > longest && self.scorer.diagnose(&error) == Fault::Memory => {
+                        self.spare_memory(frames);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // The first of its size takes longer than all others.
+            if let [_, .., last] = sizes.as_slice() {
+                self.warm_up_batch(track, self.max_frames.min(*last), longest, &sides)?;
+            }
         }
+        Ok(())
+    }
+
+    fn warm_up_batch(&mut self, track: Track, count: u32, longest: u32, sides: &[u32]) -> Result<(), ModelError> {
+        let begin = Instant::now();
+        // Not through the cache: the towers have to run.
+        let prompt = &self.config.warm_up_prompt;
+        let text = self.scorer.encode_prompts(&[prompt])?;
+        let items: Vec<Frames> =
+            (0..count.div_ceil(longest)).map(|item| blank(item, longest.min(count - item * longest), sides)).collect();
+        let texts: Vec<&S::Text> = items.iter().flat_map(|_| &text).collect();
+        let (scores, _) = self.scorer.score(track, &items.iter().collect::<Vec<_>>(), &texts)?;
+        scores.into_iter().try_for_each(|score| score.map(drop))?;
+        self.queue.record(track, count, begin.elapsed());
+        tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
         Ok(())
     }
 }
 
-fn blank(count: u32, sides: &[u32]) -> Frames {
+/// Frames that are blank but for the number of their item: equal ones would be looked at once.
+fn blank(item: u32, count: u32, sides: &[u32]) -> Frames {
     let bytes = |side: u32| count as usize * side as usize * side as usize * 3;
-    let stacks = sides.iter().map(|&side| FrameStack { side, rgb: vec![0; bytes(side)] }).collect();
-    Frames { count, stacks }
+    let stack = |&side: &u32| {
+        let mut rgb = vec![0; bytes(side)];
+        rgb.iter_mut().zip(item.to_le_bytes()).for_each(|(byte, of_number)| *byte = of_number);
+        FrameStack { side, rgb }
+    };
+    Frames { count, stacks: sides.iter().map(stack).collect() }
 }
 
 /// However the thread ends, by a panic too, nobody is left waiting.

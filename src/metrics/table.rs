@@ -239,7 +239,14 @@ table! {
         "pcqa_device_memory_bytes",
         Unit::Bytes,
         &[DEVICE, label("state", &["used", "total"])],
-        "memory of a device; of the CPU: what this process has resident, and the most that it may have",
+        "memory of a device; of the CPU: what this process has resident, and the most that it may have; of a GPU: what all \
+         processes use, and all that it has",
+    );
+    DEVICE_OUT_OF_MEMORY = counter(
+        "pcqa_device_out_of_memory_total",
+        Unit::Count,
+        &[DEVICE],
+        "batches for which a device's memory did not suffice; later ones are smaller",
     );
     SCORE_Z = histogram(
         "pcqa_score_z",

@@ -1,5 +1,7 @@
 //! The scoring path of one device: text towers, experts, Eq. 4.
 
+mod device;
+mod fixed;
 mod inputs;
 mod options;
 mod score;
@@ -9,14 +11,17 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use self::inputs::Distinct;
-pub(crate) use self::inputs::Inputs;
+pub use self::device::{Fault, Serving};
+use self::fixed::{Features, FixedSizes};
+use self::inputs::{Distinct, Uploaded};
+pub(crate) use self::inputs::{Inputs, upload};
 pub use self::options::{Dtype, LoadOptions};
 use self::score::calibration;
 pub use self::score::{EnsembleScore, ExpertScore};
 use super::head::HeadTrace;
 use super::{Bundle, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
+use crate::native;
 use crate::text::TokenIds;
 
 /// Where a batch's time went.
@@ -34,6 +39,8 @@ pub struct Ensemble {
     options: LoadOptions,
     towers: Vec<TextTower>,
     members: Vec<Member>,
+    /// Where batches have fixed sizes.
+    fixed: Option<FixedSizes>,
 }
 
 /// An expert with what turns its raw scores into z.
@@ -93,7 +100,38 @@ impl Ensemble {
             let expert = Expert::load(spec, backbone, head, text_dim)?;
             members.push(Member { spec: spec.clone(), expert, mu, sigma });
         }
-        Ok(Self { manifest: manifest.clone(), options, towers, members })
+        Ok(Self { manifest: manifest.clone(), options, towers, members, fixed: None })
+    }
+
+    /// As [`load`](Self::load), by the thread that is to serve, which the device is made ready for.
+    pub fn serve(bundle: &Bundle, options: LoadOptions, serving: Serving) -> Result<Self, ModelError> {
+        device::prepare(options.device, serving.memory_bytes)?;
+        let ensemble = Self::load(bundle, options)?;
+        // Every size costs the CPU what it has.
+        let pays = options.device != Device::Cpu;
+        Ok(if pays { ensemble.in_fixed_sizes(serving.max_batch_frames, serving.graphs) } else { ensemble })
+    }
+
+    /// From now on batches of at most `max_frames` are padded up to one of few sizes; with `graphs`, a CUDA device is
+    /// asked for each of them in one call when it has been seen once.
+    #[must_use]
+    pub fn in_fixed_sizes(self, max_frames: u32, graphs: bool) -> Self {
+        Self { fixed: Some(FixedSizes::new(self.options.device, max_frames, graphs)), ..self }
+    }
+
+    /// The fixed sizes in frames, ascending; none where batches are as large as they are.
+    pub fn fixed_sizes(&self) -> &[u32] {
+        self.fixed.as_ref().map_or(&[], FixedSizes::sizes)
+    }
+
+    /// How many of the fixed sizes of `track` are asked for in one call.
+    pub fn recorded_sizes(&self, track: Track) -> usize {
+        self.fixed.as_ref().map_or(0, |fixed| fixed.recorded(track))
+    }
+
+    /// What `error` says about the device.
+    pub fn diagnose(&self, error: &ModelError) -> Fault {
+        device::diagnose(self.options.device, error)
     }
 
     /// The bundle's manifest.
@@ -168,17 +206,14 @@ impl Ensemble {
         let start = Instant::now();
         self.check_batch(track, items, text)?;
         let distinct = Distinct::new(items);
-        let mut inputs = Inputs::new(self.options, &distinct.frames);
-        let mut features = Vec::new();
-        for member in self.members_of(track) {
-            let frames = inputs.normalised(&member.spec)?;
-            let mut views = vec![member.expert.features(&frames)?];
-            if self.options.tta {
-                views.push(member.expert.features(&frames.f_flip([-1])?)?);
-            }
-            features.push(views);
-        }
-        wait_for(features.iter().flatten())?;
+        let sides = self.sides(track);
+        let compute = |uploaded: &Uploaded| self.features(track, uploaded);
+        let features = match &self.fixed {
+            Some(fixed) => fixed.features(track, &distinct.frames, &sides, compute)?,
+            None => compute(&upload(&distinct.frames, &sides, self.options.device)?)?,
+        };
+        // So that stages are timed apart.
+        native::wait_for(self.options.device)?;
         let vision = start.elapsed();
         let counts = distinct.counts();
         let mut traces = Vec::with_capacity(features.len());
@@ -203,6 +238,21 @@ impl Ensemble {
         };
         let experts = self.members_of(track).zip(raw).map(opinion).collect::<Result<_, ModelError>>()?;
         EnsembleScore::new(experts, &self.manifest.mos)
+    }
+
+    /// Embeddings of each of the track's experts over each view. Asks the device for work and never waits for it.
+    fn features(&self, track: Track, uploaded: &Uploaded) -> Result<Features, ModelError> {
+        let mut inputs = Inputs::new(self.options.dtype, uploaded);
+        let mut features = Features::new();
+        for member in self.members_of(track) {
+            let frames = inputs.normalised(&member.spec)?;
+            let mut views = vec![member.expert.features(&frames)?];
+            if self.options.tta {
+                views.push(member.expert.features(&frames.f_flip([-1])?)?);
+            }
+            features.push(views);
+        }
+        Ok(features)
     }
 
     fn members_of(&self, track: Track) -> impl Iterator<Item = &Member> {
@@ -256,9 +306,4 @@ fn check_context(manifest: &Manifest, spec: &TextTowerSpec, tower: &TextTower) -
 pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
     let length = x.f_norm_scalaropt_dim(2.0, [-1], true)?;
     x.f_div(&length.f_clamp_min(1e-12)?)
-}
-
-/// Returns when the device has computed `tensors`, so that stages are timed apart. They are small.
-fn wait_for<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<(), TchError> {
-    tensors.filter(|tensor| tensor.device() != Device::Cpu).try_for_each(|x| x.f_to_device(Device::Cpu).map(drop))
 }

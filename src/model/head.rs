@@ -1,7 +1,7 @@
 //! From a backbone's embeddings and a prompt's embedding to a raw score (sections 3.2 and 3.3): temporal module,
 //! adapters, mixer, two-layer head. Computed in f32 always: it costs next to nothing.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::ops::{Forward, Linear, activate, multiply};
 use super::{Activation, ExpertSpec, Mixer, ModelError, Track, Weights};
@@ -149,6 +149,36 @@ impl Conv1d {
     }
 
     fn forward(&self, x: &Tensor) -> Forward {
+        if x.device() == Device::Cpu { self.convolve(x) } else { self.multiply(x) }
+    }
+
+    fn convolve(&self, x: &Tensor) -> Forward {
         x.f_conv1d(&self.weight, Some(&self.bias), [1], [1], [1], 1)
+    }
+
+    /// The same as a matrix product: a GPU looks for the kernels of a convolution anew for every number and length of
+    /// items, which takes longer than the product.
+    fn multiply(&self, x: &Tensor) -> Forward {
+        let windows = x.f_pad([1, 1], "constant", 0.0)?.f_unfold(2, 3, 1)?;
+        let windows = windows.f_transpose(1, 2)?.f_flatten(2, 3)?;
+        windows.f_linear(&self.weight.f_flatten(1, 2)?, Some(&self.bias))?.f_transpose(1, 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_convolution_over_time_is_the_product_that_gpus_do() {
+        let float = (Kind::Float, Device::Cpu);
+        let conv = Conv1d { weight: Tensor::randn([5, 5, 3], float), bias: Tensor::randn([5], float) };
+        for length in [1, 2, 7] {
+            let x = Tensor::randn([3, 5, length], float);
+            let (convolved, product) = (conv.convolve(&x).unwrap(), conv.multiply(&x).unwrap());
+            assert_eq!(convolved.size(), product.size());
+            let gap = (convolved - product).abs().max().double_value(&[]);
+            assert!(gap < 1e-5, "{gap} at length {length}");
+        }
     }
 }

@@ -27,6 +27,14 @@ impl Config {
         sources::read(std::env::args_os(), std::env::vars_os())
     }
 
+    /// Whether some device may be a GPU.
+    pub fn wants_cuda(&self) -> bool {
+        match &self.model.device {
+            DeviceChoice::Auto => true,
+            DeviceChoice::These(devices) => devices.iter().any(|device| matches!(device, DeviceName::Cuda(_))),
+        }
+    }
+
     /// The configuration as a file that [`Config`] reads back.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|error| ConfigError(error.to_string()))

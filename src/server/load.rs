@@ -9,7 +9,8 @@ use super::config::{Config, DeviceChoice, DeviceName, DtypeChoice};
 use super::decode::Decoding;
 use super::scoring::Scoring;
 use crate::engine::{Engine, EngineConfig};
-use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Track};
+use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Serving, Track};
+use crate::native;
 use crate::text::Tokenizer;
 
 /// Opens the bundle and checks its files. Blocks.
@@ -22,8 +23,8 @@ pub(super) fn open(config: &Config) -> Result<Bundle> {
 
 /// Loads everything and warms it up. Blocks.
 pub(super) fn load(config: &Config, bundle: Bundle) -> Result<Scoring> {
-    let options = options(config)?;
     let manifest = bundle.manifest();
+    let options = options(config, manifest)?;
     let digest = bundle.digest().to_owned();
     announce(config, manifest, &digest);
 
@@ -41,13 +42,18 @@ pub(super) fn load(config: &Config, bundle: Bundle) -> Result<Scoring> {
         threads: config.model.threads.get(),
         warm_up_prompt: tokenizer.encode("warm up"),
     };
+    let serving = Serving {
+        max_batch_frames,
+        graphs: config.model.cuda_graphs,
+        memory_bytes: config.model.device_memory_bytes.map(Into::into),
+    };
     let bundle = Arc::new(bundle);
     let load = |options| {
         let bundle = bundle.clone();
-        move || Ensemble::load(&bundle, options)
+        move || Ensemble::serve(&bundle, options, serving)
     };
     let engine = Engine::start(options.into_iter().map(load).collect(), engine_config).context("bundle")?;
-    crate::native::keep_freed_memory();
+    native::keep_freed_memory();
     let facts = engine.facts();
     Ok(Scoring {
         image_sides: facts.sides(Track::Image),
@@ -62,20 +68,41 @@ pub(super) fn load(config: &Config, bundle: Bundle) -> Result<Scoring> {
 }
 
 /// How the bundle is put on each device.
-fn options(config: &Config) -> Result<Vec<LoadOptions>> {
+fn options(config: &Config, manifest: &Manifest) -> Result<Vec<LoadOptions>> {
+    let gpus = native::gpus();
     let devices = match &config.model.device {
-        DeviceChoice::Auto => &[DeviceName::Cpu][..],
-        DeviceChoice::These(devices) => devices,
+        DeviceChoice::Auto => vec![match &gpus {
+            Ok(1..) => Device::Cuda(0),
+            Ok(0) => {
+                tracing::warn!("libtorch's CUDA part is here and sees no GPU: scoring on the CPU");
+                Device::Cpu
+            }
+            Err(problem) => {
+                tracing::debug!(problem, "no CUDA");
+                Device::Cpu
+            }
+        }],
+        DeviceChoice::These(devices) => devices.iter().map(|&name| device(name, &gpus)).collect::<Result<_>>()?,
     };
+    let tta = config.model.tta;
+    let is_calibrated = |dtype| manifest.experts.iter().all(|expert| manifest.calibrated(expert, dtype, tta).is_some());
+    // One for all: a score must not depend on the device.
+    let all_gpus = devices.iter().all(|device| matches!(device, Device::Cuda(_)));
     let dtype = match config.model.dtype {
-        DtypeChoice::Auto | DtypeChoice::F32 => Dtype::F32,
+        DtypeChoice::Auto if all_gpus && is_calibrated(Dtype::Bf16) => Dtype::Bf16,
         DtypeChoice::Bf16 => Dtype::Bf16,
+        DtypeChoice::Auto | DtypeChoice::F32 => Dtype::F32,
     };
-    let option = |device: &DeviceName| match device {
-        DeviceName::Cpu => Ok(LoadOptions { device: Device::Cpu, dtype, tta: config.model.tta }),
-        DeviceName::Cuda(_) => bail!("device: {device} is not available, this server scores on cpu"),
-    };
-    devices.iter().map(option).collect()
+    Ok(devices.into_iter().map(|device| LoadOptions { device, dtype, tta }).collect())
+}
+
+fn device(name: DeviceName, gpus: &Result<usize, &str>) -> Result<Device> {
+    match (name, gpus) {
+        (DeviceName::Cpu, _) => Ok(Device::Cpu),
+        (DeviceName::Cuda(index), Ok(count)) if index < *count => Ok(Device::Cuda(index)),
+        (DeviceName::Cuda(_), Ok(count)) => bail!("device: is {name}, but libtorch sees {count} GPUs here"),
+        (DeviceName::Cuda(_), Err(problem)) => bail!("device: is {name}, but CUDA cannot be used here: {problem}"),
+    }
 }
 
 fn announce(config: &Config, manifest: &Manifest, digest: &str) {

@@ -31,10 +31,19 @@ struct House {
 impl House {
     /// Media of `lengths` frames each; every third differs from the one before it in its last pixel only.
     fn new(track: Track, dtype: Dtype, lengths: &[u32]) -> Self {
+        Self::padding(track, dtype, lengths, None)
+    }
+
+    /// Batches of up to so many frames are padded to fixed sizes.
+    fn padding(track: Track, dtype: Dtype, lengths: &[u32], padded: Option<u32>) -> Self {
         // On a busy machine, threads that share such small networks mostly wait for each other.
         tch::set_num_threads(1);
         let options = LoadOptions { device: Device::Cpu, dtype, tta: false };
         let network = Ensemble::load(&Bundle::demo().unwrap(), options).unwrap();
+        let network = match padded {
+            Some(frames) => network.in_fixed_sizes(frames, true),
+            None => network,
+        };
         let mut media: Vec<Frames> = Vec::new();
         for (index, &count) in lengths.iter().enumerate() {
             let mut clip = noise(index, count);
@@ -125,4 +134,36 @@ fn clips_score_as_alone() {
 fn in_bf16_raw_scores_stay_near_those_alone() {
     House::new(Track::Image, Dtype::Bf16, &[1; 6]).check(6, 6, raw, 2e-2);
     House::new(Track::Video, Dtype::Bf16, &LENGTHS[..5]).check(3, 4, raw, 2e-2);
+}
+
+#[test]
+fn in_fixed_sizes_images_score_as_alone() {
+    // Larger batches are not padded.
+    House::padding(Track::Image, Dtype::F32, &[1; 12], Some(7)).check(16, 12, z, 1e-4);
+}
+
+#[test]
+fn in_fixed_sizes_clips_score_as_alone() {
+    House::padding(Track::Video, Dtype::F32, &LENGTHS, Some(64)).check(8, 6, z, 1e-4);
+}
+
+#[test]
+fn padding_changes_no_score_and_is_not_scored() {
+    let (plain, padded) = (House::new(Track::Image, Dtype::F32, &[1; 12]), |frames| {
+        House::padding(Track::Image, Dtype::F32, &[1; 12], Some(frames))
+    });
+    let prompt = TokenIds { ids: [START, 320, END].into(), truncated: false };
+    let batch: Vec<Item> = (0..5).map(|index| (index, prompt.clone())).collect();
+    let padded = padded(8);
+    assert_eq!(padded.network.fixed_sizes(), [1, 2, 3, 4, 6, 8]);
+    assert!(plain.network.fixed_sizes().is_empty());
+    // What a larger batch left behind is in the padding.
+    let others: Vec<Item> = (4..12).map(|index| (index, prompt.clone())).collect();
+    assert_eq!(padded.score(&others).len(), 8);
+    let scores = padded.score(&batch);
+    assert_eq!(scores.len(), 5);
+    for (padded, plain) in scores.iter().zip(plain.score(&batch)) {
+        let gap = z(&plain, padded);
+        assert!(gap <= 1e-4, "{gap}");
+    }
 }

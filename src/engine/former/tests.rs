@@ -11,6 +11,8 @@ use crate::trace::Parent;
 const LIMITS: Limits =
     Limits { max_queue_frames: 96, max_batch_frames: 32, max_queue_delay: Duration::from_millis(5), devices: 1 };
 
+const MOST: u32 = LIMITS.max_batch_frames;
+
 fn order(now: Instant) -> Order {
     Order {
         caller: Caller(1),
@@ -36,13 +38,23 @@ fn items(step: Step<u32>) -> Vec<u32> {
 }
 
 #[test]
+fn a_device_that_takes_less_is_full_earlier() {
+    let (now, mut former) = (Instant::now(), Former::new(LIMITS));
+    // Something that could join: only a full batch goes at once.
+    former.reserve(order(now), now).unwrap();
+    (1..=20).for_each(|item| drop(ready(&mut former, order(now), item, now)));
+    assert!(matches!(former.next(now, MOST), Step::WaitUntil(_)));
+    assert_eq!(items(former.next(now, 16)).len(), 16);
+}
+
+#[test]
 fn nothing_to_gain_means_no_waiting() {
     let (now, mut former) = (Instant::now(), Former::new(LIMITS));
-    assert_eq!(former.next(now), Step::Wait);
+    assert_eq!(former.next(now, MOST), Step::Wait);
     ready(&mut former, order(now), 1, now);
     // A video that is being decoded cannot join.
     former.reserve(Order { track: Track::Video, frames: 16, ..order(now) }, now).unwrap();
-    assert_eq!(items(former.next(now)), [1]);
+    assert_eq!(items(former.next(now, MOST)), [1]);
 }
 
 #[test]
@@ -53,19 +65,19 @@ fn the_window_starts_at_the_first_item_and_ends_early_when_nothing_can_join_or_t
     ready(&mut former, order(start), 1, start);
     let later = start + delay / 2;
     ready(&mut former, order(start), 2, later);
-    assert_eq!(former.next(later), Step::WaitUntil(start + delay));
+    assert_eq!(former.next(later, MOST), Step::WaitUntil(start + delay));
     former.remove(&decoding);
-    assert_eq!(items(former.next(later)), [1, 2]);
+    assert_eq!(items(former.next(later, MOST)), [1, 2]);
 
     former.reserve(order(start), later).unwrap();
     ready(&mut former, order(start), 3, later);
-    assert_eq!(items(former.next(later + delay)), [3]);
+    assert_eq!(items(former.next(later + delay, MOST)), [3]);
 
     for item in 0..32 {
-        assert!(matches!(former.next(later), Step::Wait | Step::WaitUntil(_)));
+        assert!(matches!(former.next(later, MOST), Step::Wait | Step::WaitUntil(_)));
         ready(&mut former, Order { caller: Caller(u64::from(item) + 2), ..order(start) }, item, later);
     }
-    assert_eq!(items(former.next(later)).len(), 32);
+    assert_eq!(items(former.next(later, MOST)).len(), 32);
 }
 
 #[test]
@@ -75,12 +87,12 @@ fn a_batch_does_not_outlast_its_most_urgent_item() {
         ready(&mut former, Order { caller: Caller(item), ..order(now) }, 1, now);
     }
     former.record(Track::Image, 1, Duration::from_secs(20), now);
-    assert_eq!(items(former.next(now)).len(), 3, "of 20 s each, in 60 s");
+    assert_eq!(items(former.next(now, MOST)).len(), 3, "of 20 s each, in 60 s");
     let soon = Order { deadline: now + Duration::from_secs(1), ..order(now) };
     let key = former.reserve(Order { caller: Caller(9), ..soon }, now).unwrap();
     former.make_ready(&key, 1, 7, now).unwrap();
-    assert_eq!(items(former.next(now)), [7], "late as it may be, it is not given up");
-    assert_eq!(items(former.next(now + Duration::from_secs(30))).len(), 1);
+    assert_eq!(items(former.next(now, MOST)), [7], "late as it may be, it is not given up");
+    assert_eq!(items(former.next(now + Duration::from_secs(30), MOST)).len(), 1);
 }
 
 #[test]
@@ -215,7 +227,7 @@ impl World {
     }
 
     fn device_free(&mut self) -> bool {
-        match self.former.next(self.now) {
+        match self.former.next(self.now, MOST) {
             Step::Run(batch) => {
                 self.check(&batch);
                 true

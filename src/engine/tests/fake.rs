@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::*;
 use crate::media::{FrameStack, Frames};
 use crate::model::{
-    Activation, Backbone, BackboneKind, BatchTimings, Device, Dtype, EnsembleScore, ExpertScore, ExpertSpec,
+    Activation, Backbone, BackboneKind, BatchTimings, Device, Dtype, EnsembleScore, ExpertScore, ExpertSpec, Fault,
     LoadOptions, Manifest, Mixer, ModelError, MosScale, TextSpec, Track,
 };
 use crate::text::TokenIds;
@@ -15,6 +15,11 @@ use crate::trace::Parent;
 
 /// The item alone fails.
 pub const FAILS_ALONE: u8 = 252;
+/// Batches of more than [`FITS`] frames that hold the item have too little memory.
+pub const LARGE: u8 = 250;
+pub const FITS: u32 = 16;
+/// The item's batch fails, and the device says that it is lost.
+pub const LOSES_DEVICE: u8 = 251;
 /// The item's batch fails, and every one after it.
 pub const BREAKS_DEVICE: u8 = 253;
 /// The device panics.
@@ -32,6 +37,8 @@ pub struct Fake {
     /// Prompts that went through the text towers.
     pub encoded: Arc<Mutex<Vec<Vec<u32>>>>,
     pub broken: Arc<AtomicBool>,
+    /// Sizes of images that it wants to be warmed up in.
+    pub sizes: Option<Vec<u32>>,
 }
 
 #[derive(Default)]
@@ -79,6 +86,13 @@ impl Scorer for Fake {
         if bytes.contains(&BREAKS_DEVICE) {
             self.broken.store(true, Ordering::SeqCst);
         }
+        let frames: u32 = items.iter().map(|item| item.count).sum();
+        if bytes.contains(&LARGE) && frames > FITS {
+            return Err(ModelError::Device(tch::TchError::FileFormat("memory".to_owned())));
+        }
+        if bytes.contains(&LOSES_DEVICE) {
+            return Err(ModelError::Device(tch::TchError::FileFormat("never again".to_owned())));
+        }
         if bytes.contains(&PANICS) {
             panic!("a device that panics");
         }
@@ -91,6 +105,21 @@ impl Scorer for Fake {
             _ => Ok(score(f64::from(byte), **text as f64)),
         };
         Ok((bytes.into_iter().zip(texts).map(score).collect(), BatchTimings::default()))
+    }
+
+    fn diagnose(&self, error: &ModelError) -> Fault {
+        match error.to_string() {
+            text if text.contains("memory") => Fault::Memory,
+            text if text.contains("never again") => Fault::Lost,
+            _ => Fault::Batch,
+        }
+    }
+
+    fn warm_up_frames(&self, track: Track) -> Vec<u32> {
+        match track {
+            Track::Image => self.sizes.clone().unwrap_or(vec![1]),
+            Track::Video => vec![manifest().max_frames],
+        }
     }
 }
 

@@ -95,10 +95,16 @@ impl Rotary {
     /// Rotates `[B, 1 + HW, 2, heads, d]`, whose heads are laid out by [`halves_first`]: each pair (a, b) becomes
     /// (a cos - b sin, b cos + a sin).
     fn forward(&self, x: &Tensor) -> Forward {
-        let wide = x.f_to_kind(Kind::Float)?;
-        let [first, second] = parts(wide.f_chunk(2, -1)?)?;
+        // Computed in f32: a GPU widens as it reads, the CPU would do it for each operand by itself.
+        let wide = if x.device() == Device::Cpu { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
+        self.rotate(&wide)?.f_to_kind(x.kind())
+    }
+
+    /// In f32, whatever `x` is.
+    fn rotate(&self, x: &Tensor) -> Forward {
+        let [first, second] = parts(x.f_chunk(2, -1)?)?;
         let swapped = Tensor::f_cat(&[second, first], -1)?;
-        wide.f_mul(&self.cos)?.f_addcmul_(&swapped, &self.sin)?.f_to_kind(x.kind())
+        x.f_mul(&self.cos)?.f_addcmul_(&swapped, &self.sin)
     }
 }
 
@@ -195,5 +201,19 @@ impl Block {
         let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v.f_squeeze_dim(2)?)?);
         let y = attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_reshape([batch, tokens, width])?;
         self.proj.forward(&y)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotating_what_is_widened_on_the_way_is_rotating_what_was_widened_before() {
+        let rotary = Rotary::new(8, 3, 16, Device::Cpu).unwrap();
+        let x = Tensor::randn([2, 10, 2, 3, 8], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
+        let (before, on_the_way) = (rotary.rotate(&x.to_kind(Kind::Float)).unwrap(), rotary.rotate(&x).unwrap());
+        assert_eq!(on_the_way.kind(), Kind::Float);
+        assert_eq!(before, on_the_way);
     }
 }

@@ -1,10 +1,11 @@
 //! A batch's frames on the device.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::media::Frames;
 use crate::model::ops::to_channels_first;
-use crate::model::{ExpertSpec, LoadOptions, ModelError};
+use crate::model::{Dtype, ExpertSpec, ModelError};
+use crate::native;
 
 /// The items of a batch by their frames: the same picture sent for several prompts is looked at once.
 pub(super) struct Distinct<'a> {
@@ -51,12 +52,48 @@ impl<'a> Distinct<'a> {
     }
 }
 
-/// Frames on the device: uploaded once a side, normalised once a side and statistics.
+/// Bytes of frames on the device, `[N, S, S, 3]` each, by side.
+pub(crate) type Uploaded = Vec<(u32, Tensor)>;
+
+/// The frames of `items` at every one of `sides`, uploaded.
+pub(crate) fn upload(items: &[&Frames], sides: &[u32], device: Device) -> Result<Uploaded, ModelError> {
+    let count: usize = items.iter().map(|item| item.count as usize).sum();
+    let upload = |&side: &u32| -> Result<(u32, Tensor), ModelError> {
+        let shape = [count as i64, i64::from(side), i64::from(side), 3];
+        let mut bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
+        let rgb = native::bytes_mut(&mut bytes).unwrap_or_default();
+        let mut places = rgb.chunks_exact_mut(frame_bytes(side));
+        for item in items {
+            for (frame, place) in frames_at(item, side)?.zip(&mut places) {
+                place.copy_from_slice(frame);
+            }
+        }
+        Ok((side, bytes.f_to_device(device)?))
+    };
+    sides.iter().map(upload).collect()
+}
+
+/// Bytes of one frame.
+pub(super) fn frame_bytes(side: u32) -> usize {
+    side as usize * side as usize * 3
+}
+
+/// The frames of `item` at `side`, in their order.
+pub(super) fn frames_at(item: &Frames, side: u32) -> Result<impl Iterator<Item = &[u8]>, ModelError> {
+    let stack = item.at(side).ok_or_else(|| ModelError::Input(format!("an item has no frames of side {side}")))?;
+    let (have, want) = (stack.rgb.len(), item.count as usize * frame_bytes(side));
+    if have != want {
+        return Err(ModelError::Input(format!("frames of side {side} are {have} bytes long, expected {want}")));
+    }
+    Ok(stack.rgb.chunks_exact(frame_bytes(side)))
+}
+
+/// Frames as the backbones take them, made on the device: once a side, and once a side and statistics.
 pub(crate) struct Inputs<'a> {
-    options: LoadOptions,
-    items: &'a [&'a Frames],
+    kind: Kind,
+    uploaded: &'a Uploaded,
     /// By side, `[N, S, S, 3]` in f32, 0 to 1.
-    uploaded: Vec<(u32, Tensor)>,
+    scaled: Vec<(u32, Tensor)>,
     /// By expert's input size, mean and std, `[N, 3, S, S]` in the network's number format.
     normalised: Vec<(Normalisation, Tensor)>,
 }
@@ -64,46 +101,39 @@ pub(crate) struct Inputs<'a> {
 type Normalisation = (u32, [f64; 3], [f64; 3]);
 
 impl<'a> Inputs<'a> {
-    pub(crate) fn new(options: LoadOptions, items: &'a [&'a Frames]) -> Self {
-        Self { options, items, uploaded: Vec::new(), normalised: Vec::new() }
+    pub(crate) fn new(dtype: Dtype, uploaded: &'a Uploaded) -> Self {
+        Self { kind: dtype.kind(), uploaded, scaled: Vec::new(), normalised: Vec::new() }
     }
 
-    /// All items' frames as `spec`'s backbone takes them.
+    /// All frames as `spec`'s backbone takes them. Asks the device for work and never waits for it.
     pub(crate) fn normalised(&mut self, spec: &ExpertSpec) -> Result<Tensor, ModelError> {
         let wanted = (spec.input_size, spec.backbone.mean, spec.backbone.std);
         if let Some((_, frames)) = self.normalised.iter().find(|(have, _)| *have == wanted) {
             return Ok(frames.shallow_clone());
         }
-        let channels = |values: [f64; 3]| -> Result<Tensor, TchError> {
-            Tensor::f_from_slice(&values)?.f_to_kind(Kind::Float)?.f_to_device(self.options.device)
-        };
-        let (mean, std) = (channels(spec.backbone.mean)?, channels(spec.backbone.std)?);
-        let frames = self.uploaded(spec.input_size)?.f_sub(&mean)?.f_div_(&std)?;
-        let frames = to_channels_first(&frames.f_to_kind(self.options.dtype.kind())?)?;
+        let scaled = self.scaled(spec.input_size)?;
+        let (mean, std) = (channels(spec.backbone.mean, &scaled)?, channels(spec.backbone.std, &scaled)?);
+        let frames = scaled.f_sub(&mean)?.f_div_(&std)?;
+        let frames = to_channels_first(&frames.f_to_kind(self.kind)?)?;
         self.normalised.push((wanted, frames.shallow_clone()));
         Ok(frames)
     }
 
-    fn uploaded(&mut self, side: u32) -> Result<Tensor, ModelError> {
-        if let Some((_, frames)) = self.uploaded.iter().find(|(have, _)| *have == side) {
+    fn scaled(&mut self, side: u32) -> Result<Tensor, ModelError> {
+        if let Some((_, frames)) = self.scaled.iter().find(|(have, _)| *have == side) {
             return Ok(frames.shallow_clone());
         }
-        let frame_bytes = side as usize * side as usize * 3;
-        let count: usize = self.items.iter().map(|item| item.count as usize).sum();
-        let mut rgb = Vec::with_capacity(count * frame_bytes);
-        for item in self.items {
-            let stack =
-                item.at(side).ok_or_else(|| ModelError::Input(format!("an item has no frames of side {side}")))?;
-            let (have, want) = (stack.rgb.len(), item.count as usize * frame_bytes);
-            if have != want {
-                return Err(ModelError::Input(format!("frames of side {side} are {have} bytes long, expected {want}")));
-            }
-            rgb.extend_from_slice(&stack.rgb);
-        }
-        let shape = [count as i64, i64::from(side), i64::from(side), 3];
-        let bytes = Tensor::f_from_data_size(&rgb, &shape, Kind::Uint8)?.f_to_device(self.options.device)?;
+        let bytes = self.uploaded.iter().find(|(have, _)| *have == side);
+        let (_, bytes) = bytes.ok_or_else(|| ModelError::Input(format!("no frames of side {side} were uploaded")))?;
         let frames = bytes.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
-        self.uploaded.push((side, frames.shallow_clone()));
+        self.scaled.push((side, frames.shallow_clone()));
         Ok(frames)
     }
+}
+
+/// A value for each channel, made where `like` is: an upload would wait for the device.
+fn channels(values: [f64; 3], like: &Tensor) -> Result<Tensor, TchError> {
+    let value = |value: f64| Tensor::f_full([1], value, (Kind::Float, like.device()));
+    let [red, green, blue] = values;
+    Tensor::f_cat(&[value(red)?, value(green)?, value(blue)?], 0)
 }

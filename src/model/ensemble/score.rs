@@ -1,6 +1,6 @@
 //! Eq. 4: from the experts' raw scores to one.
 
-use crate::model::{Calibration, ExpertSpec, LoadOptions, Manifest, ModelError, MosScale};
+use crate::model::{Calibration, Dtype, ExpertSpec, LoadOptions, Manifest, ModelError, MosScale};
 
 /// One expert's opinion.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,16 +52,24 @@ pub(super) fn calibration(
     spec: &ExpertSpec,
     options: LoadOptions,
 ) -> Result<(f64, f64), ModelError> {
-    let (tta, side, dtype) = (options.tta, spec.input_size, options.dtype.name());
-    let holds = |entry: &&Calibration| {
-        entry.expert == spec.name
-            && entry.tta == tta
-            && entry.input_size == side
-            && entry.dtypes.iter().any(|name| name == dtype)
-    };
-    let entry = manifest.calibration.iter().find(holds).ok_or_else(|| ModelError::Manifest {
-        key: "calibration".to_owned(),
-        problem: format!("has no entry for expert {}, tta {tta}, input_size {side}, dtype {dtype}", spec.name),
+    let LoadOptions { tta, dtype, .. } = options;
+    let entry = manifest.calibrated(spec, dtype, tta).ok_or_else(|| {
+        let (name, side, dtype) = (&spec.name, spec.input_size, dtype.name());
+        let problem = format!("has no entry for expert {name}, tta {tta}, input_size {side}, dtype {dtype}");
+        ModelError::Manifest { key: "calibration".to_owned(), problem }
     })?;
     Ok((entry.mu, entry.sigma))
+}
+
+impl Manifest {
+    /// The calibration of `spec` for this number format, with or without test-time augmentation.
+    pub(crate) fn calibrated(&self, spec: &ExpertSpec, dtype: Dtype, tta: bool) -> Option<&Calibration> {
+        let holds = |entry: &&Calibration| {
+            entry.expert == spec.name
+                && entry.tta == tta
+                && entry.input_size == spec.input_size
+                && entry.dtypes.iter().any(|name| name == dtype.name())
+        };
+        self.calibration.iter().find(holds)
+    }
 }

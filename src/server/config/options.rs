@@ -68,12 +68,22 @@ pub struct ModelOptions {
           action = clap::ArgAction::Set)]
     pub watch_bundle: bool,
     /// Where to score: `auto`, or one or more devices with commas between them, each with a worker of its own: `cpu`,
-    /// or `cuda:N` for the N-th GPU, which this version refuses. `auto` is `cpu`
+    /// or `cuda:N` for the N-th GPU (`cuda:0,1` is `cuda:0,cuda:1`). `auto` is the first GPU where there is one that
+    /// libtorch can use, else `cpu`
     #[arg(long, value_name = "DEVICE[,DEVICE...]", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Number format of the networks: `auto` is f32
+    /// Number format of the networks: `auto` is bf16 on GPUs where the bundle is calibrated for it, else f32. f32 is
+    /// never TF32
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeChoice,
+    /// Record what a GPU does once for every batch size, as CUDA graphs, and then ask for it in one call
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
+          action = clap::ArgAction::Set)]
+    pub cuda_graphs: bool,
+    /// Most memory to take of every GPU, in bytes. Default: all. Where it does not suffice, batches get smaller
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_memory_bytes: Option<NonZeroU64>,
     /// Score the mean over the frames and their mirror image (test-time augmentation). Twice the work; the bundle must
     /// be calibrated for it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
@@ -229,7 +239,7 @@ impl fmt::Display for Seconds {
 /// Where to score.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// What suits the server; the CPU in this version.
+    /// The first GPU where there is one, else the CPU.
     Auto,
     /// These devices, never none; the same one may stand several times.
     These(Vec<DeviceName>),
@@ -240,7 +250,7 @@ pub enum DeviceChoice {
 pub enum DeviceName {
     /// The CPU.
     Cpu,
-    /// The N-th GPU. Refused when loading in this version.
+    /// The N-th GPU.
     Cuda(usize),
 }
 
@@ -250,7 +260,15 @@ impl FromStr for DeviceChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
-            list => list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::These),
+            list => {
+                let mut devices: Vec<DeviceName> = Vec::new();
+                for name in list.split(',') {
+                    // Behind a GPU a number alone is another.
+                    let another = name.parse().ok().filter(|_| matches!(devices.last(), Some(DeviceName::Cuda(_))));
+                    devices.push(another.map_or_else(|| name.parse(), |index| Ok(DeviceName::Cuda(index)))?);
+                }
+                Ok(Self::These(devices))
+            }
         }
     }
 }
@@ -301,7 +319,7 @@ impl Serialize for DeviceChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DtypeChoice {
-    /// What suits the device: f32 on the CPU.
+    /// What suits the devices and the bundle.
     Auto,
     /// IEEE single precision.
     F32,

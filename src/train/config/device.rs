@@ -1,7 +1,7 @@
 //! Where the networks compute.
 
 use anyhow::{anyhow, ensure};
-use tch::{Cuda, Device};
+use tch::Device;
 
 use crate::native;
 
@@ -10,17 +10,17 @@ use crate::native;
 /// # Errors
 ///
 /// When there is no such device here.
-pub(in crate::train) fn choose(name: &str) -> anyhow::Result<Device> {
+pub fn choose(name: &str) -> anyhow::Result<Device> {
     let index = match name {
         "cpu" => return Ok(Device::Cpu),
-        "auto" => return Ok(if gpus() > 0 { Device::Cuda(0) } else { Device::Cpu }),
+        "auto" => return Ok(if gpus().is_ok_and(|gpus| gpus > 0) { Device::Cuda(0) } else { Device::Cpu }),
         "cuda" => 0,
         other => {
             let index = other.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok());
             index.ok_or_else(|| anyhow!("device: is {other:?}, expected auto, cpu, cuda or cuda:N"))?
         }
     };
-    let gpus = gpus();
+    let gpus = gpus().map_err(|problem| anyhow!("device: is {name:?}, but CUDA cannot be used here: {problem}"))?;
     ensure!(index < gpus, "device: is {name:?}, but libtorch sees {gpus} CUDA devices here");
     Ok(Device::Cuda(index))
 }
@@ -33,9 +33,7 @@ pub(in crate::train) fn name(device: Device) -> String {
     }
 }
 
-fn gpus() -> usize {
-    if !native::load_cuda() {
-        return 0;
-    }
-    usize::try_from(Cuda::device_count()).unwrap_or(0)
+fn gpus() -> Result<usize, &'static str> {
+    native::load_cuda()?;
+    native::gpus()
 }

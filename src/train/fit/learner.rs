@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::start::{self, Start};
 use super::words::Words;
 use crate::media::Frames;
-use crate::model::{Dtype, Expert, ExpertSpec, Inputs, LoadOptions, Parameters, TextSpec, TextTower};
+use crate::model::{Dtype, Expert, ExpertSpec, Inputs, Parameters, TextSpec, TextTower, upload};
 use crate::text::TokenIds;
 use crate::train::checkpoint::LossScale;
 use crate::train::config::{ExpertSettings, Precision, Recipe};
@@ -224,8 +224,8 @@ impl Learner {
     }
 
     fn raw(&self, networks: &Networks, items: &Items) -> anyhow::Result<Tensor> {
-        let options = LoadOptions { device: self.arithmetic.device, dtype: Dtype::F32, tta: false };
-        let input = Inputs::new(options, &items.frames).normalised(&self.spec)?.f_to_kind(self.arithmetic.kind())?;
+        let uploaded = upload(&items.frames, &[self.spec.input_size], self.arithmetic.device)?;
+        let input = Inputs::new(Dtype::F32, &uploaded).normalised(&self.spec)?.f_to_kind(self.arithmetic.kind())?;
         let counts: Vec<i64> = items.frames.iter().map(|frames| i64::from(frames.count)).collect();
         let text = match (&self.words, &networks.towers) {
             (Some(words), Some(towers)) => words.embed(towers, &items.prompts)?,

@@ -74,6 +74,10 @@ pub(super) fn is_of(settings: &Settings, folder: &Path) -> anyhow::Result<bool> 
 fn settle(settings: &Settings) -> anyhow::Result<(Settings, Device)> {
     let mut settings = settings.clone();
     let device = device::choose(&settings.device)?;
+    if device != Device::Cpu {
+        // Batches have few shapes: looking for the fastest convolution of each pays.
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
     settings.device = device::name(device);
     if settings.recipe.precision == Precision::Auto {
         settings.recipe.precision = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };

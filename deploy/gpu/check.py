@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""The steps of deploy/gpu/check.sh, which starts this. Every step is a line of the report; what earlier runs found is
+kept, so that steps can be run one by one. Only Python's own library is used; PyTorch is looked for in --pytorch."""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+HOLDS, FAILS, NO_GPU = 0, 1, 3
+NOTHING_TO_CHECK = 3
+TORCH = "2.11."
+PROMPT = "a red fox in the snow"
+
+# Reads nothing and decodes nothing: for hosts without FFmpeg, which score images.
+STAND_IN = """#!{python}
+import os
+os.write(0, b'"Ready"')
+while os.read(0, 1 << 16): pass
+"""
+
+# For hosts that have PyTorch without what timm names when it is imported and never calls here.
+NEVER_CALLED = """
+import importlib.abc, importlib.machinery, sys
+
+class _Any(type):
+    def __getattr__(cls, name):
+        return _part(name)
+
+def _part(name):
+    if name.startswith("__"): raise AttributeError(name)
+    return _Any(name, (), {})
+
+class _Parts(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.startswith(__name__ + ".") else None
+    def exec_module(self, module):
+        module.__getattr__ = _part
+
+__version__ = "99.0.0"
+__getattr__ = _part
+sys.meta_path.append(_Parts())
+"""
+
+
+class Failed(Exception):
+    """A step that does not hold, with the reason."""
+
+
+class House:
+    """Where everything is, and what has been found."""
+
+    def __init__(self, args):
+        self.args, self.home = args, pathlib.Path(args.home)
+        self.out = pathlib.Path(args.out or self.home / "report")
+        self.work = pathlib.Path(args.work or self.home / "work")
+        for directory in (self.out, self.work):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.on_gpu = args.device != "cpu"
+        self.env = {**os.environ, "NO_COLOR": "1"}
+        self.file = self.out / "report.json"
+        self.found = json.loads(self.file.read_text()) if self.file.exists() else {"steps": {}}
+
+    def prepare(self):
+        if self.on_gpu:
+            self.env["LD_LIBRARY_PATH"] = f"{self.torch_libraries()}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        decoder = self.work / "no-decoder"
+        decoder.write_text(STAND_IN.format(python=sys.executable))
+        decoder.chmod(0o755)
+        self.decoder = decoder.resolve()
+        self.batches = [1, 2, 4] if self.args.tiny else [1, 2, 4, 8, 16, 32, 64]
+        self.seconds = 0.3 if self.args.tiny else self.args.seconds
+        # What is served of frames at once.
+        self.batch = 16 if self.args.tiny else 64
+
+    def torch_libraries(self):
+        """Of the PyTorch that is here, whose version must be the one that pcqa was built for."""
+        script = "import torch, pathlib; print(torch.__version__, pathlib.Path(torch.__file__).parent / 'lib')"
+        run = subprocess.run([self.args.pytorch, "-c", script], stdout=subprocess.PIPE, text=True)
+        if run.returncode:
+            raise Failed(f"{self.args.pytorch} has no PyTorch")
+        version, libraries = run.stdout.split(maxsplit=1)
+        if not version.startswith(TORCH):
+            raise Failed(f"{self.args.pytorch} has PyTorch {version}, {TORCH}* is needed")
+        return libraries.strip()
+
+    def run(self, *command, env=None, accept=(0,)):
+        """The output of a command that must end within what is left of the step's time."""
+        command = [str(part) for part in command]
+        left = self.args.budget - (time.monotonic() - self.begin)
+        with open(self.out / "log.txt", "a") as log:
+            log.write(f"\n$ {' '.join(command)}\n")
+            log.flush()
+            try:
+                run = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env or self.env,
+                                     timeout=max(left, 1))
+            except subprocess.TimeoutExpired:
+                raise Failed(f"{pathlib.Path(command[0]).name} was stopped after the step's {self.args.budget:.0f} s")
+            log.write(run.stdout)
+        if run.returncode not in accept:
+            last = [line for line in run.stdout.strip().splitlines() if line][-1:]
+            raise Failed(f"{pathlib.Path(command[0]).name} ended with {run.returncode}: {' '.join(last)[:400]}; "
+                         f"see {self.out / 'log.txt'}")
+        return run
+
+    def bin(self, name):
+        return self.home / "bin" / name
+
+    def bundle(self):
+        """--bundle for each program: full-size networks with generated weights, made once; the demo with --tiny."""
+        if self.args.tiny:
+            return []
+        directory = pathlib.Path(self.args.bundle or self.work / "full")
+        if not (directory / "bundle.toml").exists():
+            self.run(self.bin("pcqa-train"), "init", "--preset=full", f"--out={directory}")
+        return [f"--bundle={directory}"]
+
+    def threads(self):
+        return f"--threads={self.args.threads}"
+
+    def save(self):
+        self.file.write_text(json.dumps(self.found, indent=1) + "\n")
+        (self.out / "report.md").write_text(page(self.found))
+
+
+class Server:
+    """A pcqa-server on free ports, stopped at the end of the block."""
+
+    def __init__(self, house, *flags):
+        command = [house.bin("pcqa-server"), "--listen=127.0.0.1:0", f"--device={house.args.device}", house.threads(),
+                   f"--decoder={house.decoder}", "--decoder-workers=1", "--metrics-listen=127.0.0.1:0",
+                   f"--max-batch-frames={house.batch}", *house.bundle(), *flags]
+        self.house, self.begin = house, time.monotonic()
+        # Port 0 of the metrics is not told: a free one is chosen here.
+        port = free_port()
+        command = [f"--metrics-listen=127.0.0.1:{port}" if str(part).startswith("--metrics-listen") else part
+                   for part in command]
+        self.metrics_url = f"http://127.0.0.1:{port}/metrics"
+        log = open(house.out / "log.txt", "a")
+        log.write(f"\n$ {' '.join(map(str, command))}\n")
+        log.flush()
+        self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True, env=house.env)
+        self.address = None
+        too_long = threading.Timer(house.args.budget, self.process.kill)
+        too_long.start()
+        for line in self.process.stderr:
+            log.write(line)
+            found = re.search(r"listening.*?listen=\S*?([0-9.]+:[0-9]+)", line)
+            self.address = self.address or (found and found.group(1))
+            if re.search(r"\bready\b.*device=", line):
+                break
+        else:
+            too_long.cancel()
+            raise Failed(f"pcqa-server ended with {self.process.wait()}; see {house.out / 'log.txt'}")
+        too_long.cancel()
+        self.ready_seconds = time.monotonic() - self.begin
+
+        def drain():
+            for line in self.process.stderr:
+                log.write(line)
+            log.close()
+
+        threading.Thread(target=drain, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def load(self, *flags, accept=(0,)):
+        """One `pcqa bench`; its result."""
+        command = [self.house.bin("pcqa"), "--server", f"http://{self.address}", "bench", "--json", "--no-progress", "--seed=7",
+                   "--size=512", "--pictures=128", "--format=jpeg", f"--prompt={PROMPT}", "--new-prompts=0",
+                   "--connections=4", *flags]
+        return json.loads(self.house.run(*command, accept=accept).stdout)["result"]
+
+    def metric(self, name, **labels):
+        """Sum of a metric's series that have these labels."""
+        total = 0.0
+        for line in urllib.request.urlopen(self.metrics_url, timeout=10).read().decode().splitlines():
+            if re.match(rf"{name}[ {{]", line) and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def resident(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def device_check(house, check, *flags):
+    """One of benches/device.rs."""
+    bundle = [] if check == "info" else house.bundle()
+    run = house.run(house.bin("device"), check, f"--device={house.args.device}", house.threads(),
+                    f"--max-batch-frames={house.batch}", *bundle, *flags, accept=(0, 1, NOTHING_TO_CHECK))
+    page = json.loads(run.stdout.strip().splitlines()[-1])
+    if page["ok"] is None:
+        return None
+    if "error" in page:
+        raise Failed(page["error"])
+    return page["ok"], page["figures"]
+
+
+def ceiling(house):
+    """Items per second of batched forward passes, by batch; the first mark of the image track is 1,100/s."""
+    figures = {}
+    dtype = "bf16" if house.on_gpu else "f32"
+    plans = [("image", house.batches, []), ("video", house.batches[:3], [])]
+    if house.on_gpu:
+        plans.append(("image", [1, 16, 64], ["--no-graphs"]))
+        plans.append(("image", [64], ["--parts"]))
+        plans.append(("image", [64], ["--autotune"]))
+    for track, batches, flags in plans:
+        listed = ",".join(map(str, batches))
+        run = house.run(house.bin("ceiling"), "--json", f"--device={house.args.device}", f"--dtype={dtype}", house.threads(),
+                        f"--track={track}", f"--batch={listed}", f"--seconds={house.seconds}", *house.bundle(), *flags)
+        for line in run.stdout.strip().splitlines():
+            page = json.loads(line)
+            for name, row in page["figures"].items():
+                key = " ".join([track, f"batch {page['batch']}", name, *flags])
+                figures[key] = {"items_per_second": row["items_per_second"], "median_ms": row["median_ms"]}
+    return True, figures
+
+
+def served(house):
+    """Through gRPC with JPEGs to decode: closed loop with two batches on their way, then open loop at 80 %."""
+    flags = ["--default-timeout-seconds=60"]
+    with Server(house, *flags) as server:
+        seconds = max(4 * house.seconds, 2)
+        closed = server.load(f"--concurrency={2 * house.batch}", f"--duration={seconds}", "--warm-up=2")
+        rate = 0.8 * closed["goodput_per_s"]
+        opened = server.load(f"--rate={rate:.3f}", f"--duration={seconds}", "--warm-up=2")
+        alone = server.load("--concurrency=1", f"--duration={seconds / 2}", "--warm-up=1")
+        figures = {"seconds_to_ready": server.ready_seconds, "closed_loop_per_s": closed["goodput_per_s"],
+                   "batch_frames": closed["batch_frames"], "stages_ms": closed["stages_ms"], "offered_at_80_percent": rate,
+                   "latency_ms_at_80_percent": opened["latency_ms"], "errors_at_80_percent": opened["errors"],
+                   "latency_ms_alone": alone["latency_ms"], "stages_ms_alone": alone["stages_ms"]}
+    return closed["errors"] == 0 and opened["errors"] == 0, figures
+
+
+def cancel(house):
+    """Callers that give up under load leave nothing behind, and the next ones are served as ever."""
+    with Server(house) as server:
+        before = server.load("--concurrency=8", "--duration=2", "--warm-up=1")
+        patience = max(before["latency_ms"]["p50"] / 2000, 0.001)
+        given_up = server.load(f"--concurrency={4 * house.batch}", "--duration=4", "--warm-up=0", f"--timeout={patience:.4f}",
+                               accept=(0, 1))
+        time.sleep(2)
+        queued = server.metric("pcqa_queue_frames")
+        after = server.load("--concurrency=8", "--duration=2", "--warm-up=1")
+        figures = {"patience_s": patience, "given_up": given_up["errors"], "scored_in_time": given_up["scores"],
+                   "queued_frames_after": queued, "errors_after": after["errors"],
+                   "goodput_before": before["goodput_per_s"], "goodput_after": after["goodput_per_s"]}
+    return given_up["errors"] > 0 and queued == 0 and after["errors"] == 0 and after["scores"] > 0, figures
+
+
+def soak(house):
+    """Memory of the process and of the GPU under load: no more in the last third than in the middle one."""
+    length = house.args.soak
+    with Server(house) as server:
+        samples, over = [], threading.Event()
+
+        def watch():
+            while not over.wait(length / 60):
+                used = server.metric("pcqa_device_memory_bytes", device=house.args.device, state="used")
+                samples.append((server.resident(), used if house.on_gpu else 0))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            result = server.load(f"--concurrency={house.batch}", f"--duration={length}", "--warm-up=2", "--new-prompts=0.5")
+        finally:
+            over.set()
+            watcher.join()
+    third = len(samples) // 3
+    if third < 3:
+        raise Failed(f"{len(samples)} samples of memory are too few")
+    figures = {"seconds": length, "scores": result["scores"], "errors": result["errors"]}
+    ok = result["errors"] == 0 and result["scores"] > 0
+    for index, name in enumerate(("resident", "device")):
+        middle, last = (statistics.median(sample[index] for sample in part)
+                        for part in (samples[third:2 * third], samples[-third:]))
+        figures[f"{name}_mib"] = [round(middle / 2**20), round(last / 2**20)]
+        ok = ok and last <= 1.02 * middle + 64 * 2**20
+    return ok, figures
+
+
+def pytorch_env(house):
+    """Where the bench scripts find timm, and stand-ins for what there is not."""
+    paths = [str(house.home / "python")]
+    for package in ("torchvision", "PIL"):
+        if subprocess.run([house.args.pytorch, "-c", f"import {package}"], capture_output=True).returncode:
+            stand_in = house.work / f"no-{package}" / package
+            stand_in.mkdir(parents=True, exist_ok=True)
+            (stand_in / "__init__.py").write_text(NEVER_CALLED)
+            paths.append(str(stand_in.parent))
+    return {**os.environ, "PYTHONPATH": ":".join([*paths, os.environ.get("PYTHONPATH", "")])}
+
+
+def script(house, name):
+    beside = house.home / name
+    return beside if beside.exists() else pathlib.Path(__file__).resolve().parents[2] / "benches" / name
+
+
+def pytorch(house, *flags):
+    """The full-size backbones in PyTorch with timm, beside the ceiling's figures."""
+    env, figures = pytorch_env(house), {}
+    dtype = "bf16" if house.on_gpu else "f32"
+    only = ["convnext"] if house.args.tiny else ["convnext", "efficientvit", "eva02"]
+    for batch in [1] if house.args.tiny else [64] if flags else [1, 16, 64]:
+        run = house.run(house.args.pytorch, script(house, "pytorch_ceiling.py"), "--json", f"--device={house.args.device}",
+                        f"--dtype={dtype}", f"--batch={batch}", house.threads(), f"--seconds={house.seconds}",
+                        *[f"--only={name}" for name in only], *flags, env=env)
+        rows = json.loads(run.stdout.strip().splitlines()[-1])["figures"]
+        ours = house.found["steps"].get("ceiling", {}).get("figures", {}).get(f"image batch {batch} ensemble")
+        for name, row in rows.items():
+            figures[f"batch {batch} {name}"] = {"items_per_second": row["items_per_second"], "median_ms": row["median_ms"]}
+        if ours and "ensemble" in rows:
+            figures[f"batch {batch} pcqa/pytorch"] = ours["items_per_second"] / rows["ensemble"]["items_per_second"]
+    return True, figures
+
+
+def step(house):
+    """A training step of each expert in mixed precision, pcqa and PyTorch."""
+    env, figures = pytorch_env(house), {}
+    dtype, batch = ("bf16", 32) if house.on_gpu else ("f32", 1)
+    for backbone in ["convnext"] if house.args.tiny else ["convnext", "efficientvit", "eva02"]:
+        options = ["--json", f"--backbone={backbone}", f"--batch={batch}", f"--device={house.args.device}", f"--dtype={dtype}",
+                   house.threads(), f"--side={64 if house.args.tiny else 448}", f"--steps={1 if house.args.tiny else 10}"]
+        ours = json.loads(house.run(house.bin("step"), *options).stdout)["figures"][backbone]
+        theirs = house.run(house.args.pytorch, script(house, "pytorch_step.py"), *options, env=env).stdout
+        theirs = json.loads(theirs)["figures"][backbone]
+        figures[backbone] = {"batch": batch, "pcqa_ms": ours["median_ms"], "pytorch_ms": theirs["median_ms"],
+                             "pytorch/pcqa": theirs["median_ms"] / ours["median_ms"]}
+    return True, figures
+
+
+STEPS = {
+    "info": lambda house: device_check(house, "info"),
+    "parity": lambda house: device_check(house, "parity"),
+    "neighbours": lambda house: device_check(house, "neighbours"),
+    "graphs": lambda house: device_check(house, "graphs"),
+    "memory": lambda house: device_check(house, "memory"),
+    "ceiling": ceiling,
+    "engine": lambda house: device_check(house, "engine", f"--seconds={max(2 * house.seconds, 1)}"),
+    "served": served,
+    "cancel": cancel,
+    "soak": soak,
+    "pytorch": pytorch,
+    "compile": lambda house: pytorch(house, "--compile"),
+    "step": step,
+}
+
+
+def lines(value, name=""):
+    """Nested figures as rows of a table."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from lines(inner, f"{name} · {key}" if name else key)
+    else:
+        shown = f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+        yield f"| {name} | {shown} |"
+
+
+def page(found):
+    rows = ["# pcqa on a GPU", ""]
+    for name, entry in found["steps"].items():
+        result = {True: "holds", False: "does not hold", None: "nothing to check here"}[entry["ok"]]
+        rows += [f"## {name}: {result}", "", f"{entry['seconds']:.0f} s on {entry['device']}, {entry['when']}.", ""]
+        if entry.get("error"):
+            rows += [entry["error"], ""]
+        if entry.get("figures"):
+            rows += ["| figure | value |", "|---|---|", *lines(entry["figures"]), ""]
+    return "\n".join(rows)
+
+
+def run_step(house, name):
+    house.begin = time.monotonic()
+    entry = {"ok": False, "device": house.args.device, "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    try:
+        outcome = STEPS[name](house)
+        entry["ok"], entry["figures"] = (None, {}) if outcome is None else outcome
+    except (Failed, OSError, ValueError, KeyError) as error:
+        entry["error"] = f"{type(error).__name__}: {error}" if not isinstance(error, Failed) else str(error)
+    entry["seconds"] = time.monotonic() - house.begin
+    house.found["steps"][name] = entry
+    house.save()
+    word = {True: "holds", False: "DOES NOT HOLD", None: "nothing to check here"}[entry["ok"]]
+    print(f"gpu-check: {name}: {word}, {entry['seconds']:.0f} s {entry.get('error', '')}", flush=True)
+    for line in list(lines(entry.get("figures", {})))[:60]:
+        print(f"  {line.strip('| ')}", flush=True)
+    return entry["ok"] is not False
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="deploy/gpu/check.sh", description="Checks and measures pcqa on a GPU.",
+                                     epilog=f"Steps, all of them where none is named: {', '.join(STEPS)}.")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="what to run")
+    parser.add_argument("--home", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cuda:0", help="cpu or cuda:N (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="the demo bundle and short measurements")
+    parser.add_argument("--bundle", help="a full-size bundle; generated where absent")
+    parser.add_argument("--pytorch", default="python3", metavar="PYTHON", help="a Python with PyTorch 2.11")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one operation")
+    parser.add_argument("--seconds", type=float, default=2, help="least time of one measurement (default: %(default)s)")
+    parser.add_argument("--soak", type=float, default=120, help="length of the soak in seconds (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=480, help="most seconds of one step (default: %(default)s)")
+    parser.add_argument("--out", metavar="DIR", help="where the report goes")
+    parser.add_argument("--work", metavar="DIR", help="where generated weights go, 3.4 GB")
+    args = parser.parse_args()
+    unknown = [name for name in args.steps if name not in STEPS]
+    if unknown:
+        parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
+    # As with a failure: what was found stays in the report.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILS))
+
+    house, begin = House(args), time.monotonic()
+    try:
+        house.prepare()
+        house.begin = time.monotonic()
+        if house.on_gpu:
+            device_check(house, "info")
+    except Failed as error:
+        print(f"gpu-check: no GPU to check as {args.device}: {error}", file=sys.stderr)
+        sys.exit(NO_GPU)
+    wanted = args.steps or list(STEPS)
+    results = [run_step(house, name) for name in wanted]
+    print(f"gpu-check: {sum(results)} of {len(results)} steps hold, {time.monotonic() - begin:.0f} s in all; "
+          f"report: {house.out / 'report.md'}")
+    sys.exit(HOLDS if all(results) else FAILS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+//! Batches in a few fixed sizes, for devices that do best what they have done before: a GPU looks for its kernels once a
+//! shape, and work that is always the same can be recorded and asked for in one call.
+//!
+//! Frames are padded up to the next size with what the place held before. No row of a network's result depends on
+//! another row, so padding changes no score; its rows are cut off.
+
+use std::cell::RefCell;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::inputs::{Uploaded, frame_bytes, frames_at, upload};
+use crate::media::Frames;
+use crate::model::{ModelError, Track};
+use crate::native::{self, Graph, GraphPool};
+
+/// Embeddings of each of a track's experts over each view.
+pub(super) type Features = Vec<Vec<Tensor>>;
+
+/// The sizes, and what is kept for them.
+pub(super) struct FixedSizes {
+    device: Device,
+    /// Ascending.
+    sizes: Vec<u32>,
+    places: RefCell<Vec<Place>>,
+    recorded: RefCell<Vec<Recorded>>,
+    /// Where graphs are recorded; none where they are not.
+    pool: RefCell<Option<GraphPool>>,
+}
+
+/// Frames of one side, `[largest size, S, S, 3]`: in this process's memory and on the device, which is the same on the
+/// CPU.
+struct Place {
+    side: u32,
+    host: Tensor,
+    device: Tensor,
+}
+
+/// The backbones of a track over a size.
+struct Recorded {
+    track: Track,
+    size: u32,
+    graph: Graph,
+    features: Features,
+}
+
+impl FixedSizes {
+    /// For batches of at most `max_frames`; with `graphs`, what a CUDA device does is recorded at first sight.
+    pub(super) fn new(device: Device, max_frames: u32, graphs: bool) -> Self {
+        let pool = match device {
+            Device::Cuda(index) if graphs => GraphPool::new(index)
+                .inspect_err(|error| tracing::warn!(%error, "no CUDA graphs: batches are asked for step by step"))
+                .ok(),
+            _ => None,
+        };
+        Self {
+            device,
+            sizes: sizes(max_frames),
+            places: RefCell::default(),
+            recorded: RefCell::default(),
+            pool: RefCell::new(pool),
+        }
+    }
+
+    /// All of them, ascending.
+    pub(super) fn sizes(&self) -> &[u32] {
+        &self.sizes
+    }
+
+    /// Sizes of a track that are replayed.
+    pub(super) fn recorded(&self, track: Track) -> usize {
+        self.recorded.borrow().iter().filter(|recorded| recorded.track == track).count()
+    }
+
+    /// What `compute` makes of the frames of `items` at `sides`, of which it is given more rows than there are frames.
+    /// It must ask the same of the device each time that it is called for `track` and a size.
+    pub(super) fn features(
+        &self,
+        track: Track,
+        items: &[&Frames],
+        sides: &[u32],
+        compute: impl Fn(&Uploaded) -> Result<Features, ModelError>,
+    ) -> Result<Features, ModelError> {
+        let count: u32 = items.iter().map(|item| item.count).sum();
+        let Some(&size) = self.sizes.iter().find(|&&size| size >= count) else {
+            return compute(&upload(items, sides, self.device)?);
+        };
+        let uploaded = self.fill(items, sides, size)?;
+        let features = match self.replay(track, size)? {
+            Some(features) => features,
+            None => {
+                let features = compute(&uploaded)?;
+                self.record(track, size, || compute(&uploaded));
+                features
+            }
+        };
+        // A copy: the next batch of this size writes over the graph's own.
+        let cut = |x: Tensor| x.f_narrow(0, 0, count.into())?.f_to_dtype(x.kind(), false, true);
+        let cut = |views: Vec<Tensor>| views.into_iter().map(cut).collect::<Result<_, TchError>>();
+        Ok(features.into_iter().map(cut).collect::<Result<_, TchError>>()?)
+    }
+
+    /// Asks for the upload of the items' frames to the first rows of the places, `size` of which are given.
+    fn fill(&self, items: &[&Frames], sides: &[u32], size: u32) -> Result<Uploaded, ModelError> {
+        // An earlier batch that failed on its way may still be read from there.
+        native::wait_for(self.device)?;
+        let mut places = self.places.borrow_mut();
+        let mut uploaded = Uploaded::with_capacity(sides.len());
+        for &side in sides {
+            let known = places.iter().position(|place| place.side == side);
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    places.push(Place::new(side, self.sizes.last().copied().unwrap_or(size), self.device)?);
+                    places.len() - 1
+                }
+            };
+            let place = &mut places[index];
+            place.fill(items)?;
+            uploaded.push((side, place.device.f_narrow(0, 0, size.into())?));
+        }
+        Ok(uploaded)
+    }
+
+    fn replay(&self, track: Track, size: u32) -> Result<Option<Features>, ModelError> {
+        let recorded = self.recorded.borrow();
+        let Some(known) = recorded.iter().find(|known| known.track == track && known.size == size) else {
+            return Ok(None);
+        };
+        known.graph.replay()?;
+        Ok(Some(known.features.iter().map(|views| views.iter().map(Tensor::shallow_clone).collect()).collect()))
+    }
+
+    /// Records `run`, which has just run. Where that fails, no more is recorded and nothing is lost but time.
+    fn record(&self, track: Track, size: u32, run: impl FnOnce() -> Result<Features, ModelError>) {
+        let mut pool = self.pool.borrow_mut();
+        let Some(graphs) = pool.as_ref() else { return };
+        let captured = native::wait_for(self.device).map_err(ModelError::from).and_then(|()| graphs.capture(run));
+        match captured {
+            Ok((graph, features)) => {
+                self.recorded.borrow_mut().push(Recorded { track, size, graph, features });
+            }
+            Err(error) => {
+                tracing::warn!(?track, frames = size, %error, "no CUDA graph of this size and of larger ones");
+                *pool = None;
+            }
+        }
+    }
+}
+
+impl Place {
+    fn new(side: u32, rows: u32, device: Device) -> Result<Self, ModelError> {
+        let shape: [i64; 4] = [rows.into(), side.into(), side.into(), 3];
+        let mut host = Tensor::f_zeros(shape, (Kind::Uint8, Device::Cpu))?;
+        if device == Device::Cpu {
+            return Ok(Self { side, device: host.shallow_clone(), host });
+        }
+        if let Err(error) = native::pin(&mut host) {
+            tracing::warn!(%error, "uploads come from memory that is not pinned and take longer");
+        }
+        Ok(Self { side, device: Tensor::f_zeros(shape, (Kind::Uint8, device))?, host })
+    }
+
+    /// Each item is on its way while the next one is copied.
+    fn fill(&mut self, items: &[&Frames]) -> Result<(), ModelError> {
+        let (bytes, mut row) = (frame_bytes(self.side), 0);
+        let is_elsewhere = self.device.device() != Device::Cpu;
+        for item in items {
+            let begin = row as usize * bytes;
+            let host = native::bytes_mut(&mut self.host).unwrap_or_default();
+            let places = host.get_mut(begin..).unwrap_or_default().chunks_exact_mut(bytes);
+            for (frame, place) in frames_at(item, self.side)?.zip(places) {
+                place.copy_from_slice(frame);
+            }
+            let count = i64::from(item.count);
+            if is_elsewhere {
+                native::copy(&mut self.device.f_narrow(0, row, count)?, &self.host.f_narrow(0, row, count)?)?;
+            }
+            row += count;
+        }
+        Ok(())
+    }
+}
+
+/// 1, 2, 3, 4, 6, 8, 12, 16 and so on: at most a third of a batch is padding. The last one is `max`.
+fn sizes(max: u32) -> Vec<u32> {
+    let powers = (0..u32::BITS).map(|power| 1 << power);
+    let mut sizes: Vec<u32> =
+        powers.flat_map(|power: u32| [power, power / 2 * 3]).filter(|&n| 0 < n && n < max).collect();
+    sizes.push(max);
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_sizes_of_the_default_batch() {
+        assert_eq!(sizes(64), [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]);
+        assert_eq!(sizes(1), [1]);
+        assert_eq!(sizes(40), [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40]);
+    }
+
+    proptest! {
+        #[test]
+        fn at_most_a_third_of_a_batch_is_padding(max in 1u32..100_000, part in 0.0..1.0f64) {
+            let sizes = sizes(max);
+            let count = 1 + ((f64::from(max) - 1.0) * part) as u32;
+            let size = *sizes.iter().find(|&&size| size >= count).unwrap();
+            prop_assert!(3 * (size - count) <= size, "{} of {}", count, size);
+            prop_assert!(sizes.is_sorted());
+            prop_assert_eq!(*sizes.last().unwrap(), max);
+        }
+    }
+}

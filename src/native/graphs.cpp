@@ -1,0 +1,113 @@
+// What needs CUDA's headers and libtorch_cuda.so: loaded behind it, at run time and only where there is one. Every call
+// gives nullptr, or what went wrong as a string for free().
+
+#include <ATen/core/CachingHostAllocator.h>
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/util/Exception.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+
+namespace {
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception that is none of the standard library's");
+  }
+}
+
+struct Graph {
+  Graph(int32_t device, const uint64_t* pool)
+      : device(static_cast<c10::DeviceIndex>(device)), pool(pool[0], pool[1]) {}
+
+  at::cuda::CUDAGraph graph;
+  c10::DeviceIndex device;
+  at::MempoolId_t pool;
+};
+
+template <typename Body>
+void ignoring_errors(Body body) {
+  try {
+    body();
+  } catch (...) {
+  }
+}
+
+} // namespace
+
+extern "C" {
+
+char* pcqa_device_name(int32_t device, char* name, size_t bytes) {
+  return guarded([&] {
+    cudaDeviceProp properties;
+    const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    if (error != cudaSuccess) {
+      throw std::runtime_error(cudaGetErrorString(error));
+    }
+    strncpy(name, properties.name, bytes - 1);
+  });
+}
+
+// libtorch takes no more than this share of the device's memory.
+char* pcqa_memory_cap(int32_t device, double fraction) {
+  return guarded([&] {
+    c10::cuda::CUDACachingAllocator::setMemoryFraction(fraction, static_cast<c10::DeviceIndex>(device));
+  });
+}
+
+// A name for memory that graphs have in common which never run at the same time.
+char* pcqa_graph_pool(uint64_t* pool) {
+  return guarded([&] {
+    const at::MempoolId_t id = at::cuda::graph_pool_handle();
+    pool[0] = id.first;
+    pool[1] = id.second;
+  });
+}
+
+// From here on this thread's work on its stream, which may not be the default one, is recorded and not done. Other
+// threads may go on using the device.
+char* pcqa_graph_begin(int32_t device, const uint64_t* pool, void** graph) {
+  return guarded([&] {
+    auto* made = new Graph(device, pool);
+    // From now on the caller's, who abandons it where this fails.
+    *graph = made;
+    made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
+  });
+}
+
+char* pcqa_graph_end(void* graph) {
+  return guarded([&] { static_cast<Graph*>(graph)->graph.capture_end(); });
+}
+
+// After a capture that failed: this thread's stream and the allocator do again what they are asked. The graph itself is
+// left to leak, since the allocator may still know it.
+void pcqa_graph_abandon(void* graph) {
+  auto* failed = static_cast<Graph*>(graph);
+  ignoring_errors([&] { failed->graph.capture_end(); });
+  ignoring_errors([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(failed->device, failed->pool); });
+  ignoring_errors([&] { at::getHostAllocator(c10::DeviceType::CUDA)->end_allocate_to_pool(failed->pool); });
+  cudaGetLastError();
+}
+
+char* pcqa_graph_replay(void* graph) {
+  return guarded([&] { static_cast<Graph*>(graph)->graph.replay(); });
+}
+
+void pcqa_graph_delete(void* graph) {
+  ignoring_errors([&] { delete static_cast<Graph*>(graph); });
+}
+
+} // extern "C"

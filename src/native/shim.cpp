@@ -1,0 +1,125 @@
+// What tch does not reach of libtorch and no CUDA header is needed for. Every call gives nullptr, or what went wrong as
+// a string for pcqa_free. Devices are CUDA devices by their index; nothing here may be asked of one before
+// libtorch_cuda.so is loaded.
+
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/Tensor.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+namespace {
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception that is none of the standard library's");
+  }
+}
+
+c10::Device cuda(int32_t index) {
+  return c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+// Starts libtorch's CUDA part where nothing has yet.
+c10::impl::VirtualGuardImpl guard() {
+  at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+  return c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA);
+}
+
+} // namespace
+
+extern "C" {
+
+void pcqa_free(char* text) {
+  std::free(text);
+}
+
+// This thread's tensors know nothing of autograd until the mode is left, on the same thread and in reverse order.
+char* pcqa_inference_mode_enter(void** mode) {
+  return guarded([&] { *mode = new c10::InferenceMode(true); });
+}
+
+void pcqa_inference_mode_leave(void* mode) {
+  delete static_cast<c10::InferenceMode*>(mode);
+}
+
+// f32 is IEEE single precision in matrix products and convolutions, never TF32; sums of bf16 products are kept in f32.
+char* pcqa_exact_arithmetic() {
+  return guarded([] {
+    at::Context& context = at::globalContext();
+    context.setAllowTF32CuBLAS(false);
+    context.setAllowTF32CuDNN(false);
+    context.setAllowBF16ReductionCuBLAS(false, /*allow_splitk=*/true);
+  });
+}
+
+// Gives this thread `index` as its device and a stream of its own there, unless it has one: neither it nor the default
+// one waits for the other.
+char* pcqa_own_stream(int32_t index) {
+  return guarded([&] {
+    const auto impl = guard();
+    impl.setDevice(cuda(index));
+    if (impl.getStream(cuda(index)) == impl.getDefaultStream(cuda(index))) {
+      impl.synchronizeDevice(cuda(index).index());
+      impl.exchangeStream(impl.getStreamFromGlobalPool(cuda(index)));
+    }
+  });
+}
+
+// Waits for what this thread has asked of the device.
+char* pcqa_wait(int32_t index) {
+  return guarded([&] {
+    const auto impl = guard();
+    impl.synchronizeStream(impl.getStream(cuda(index)));
+  });
+}
+
+// `tensor` moves to memory that devices read without the processor's help.
+char* pcqa_pin(void* tensor) {
+  return guarded([&] {
+    auto* pinned = static_cast<at::Tensor*>(tensor);
+    *pinned = pinned->pin_memory();
+  });
+}
+
+// Asks for a copy and does not wait for it where `from` is pinned.
+char* pcqa_copy(void* to, void* from) {
+  return guarded([&] { static_cast<at::Tensor*>(to)->copy_(*static_cast<at::Tensor*>(from), /*non_blocking=*/true); });
+}
+
+// Gives memory that no tensor holds back to the devices.
+char* pcqa_empty_cache() {
+  return guarded([] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
+}
+
+// Bytes that tensors hold, that this process holds, that nobody holds, and that there are.
+char* pcqa_memory(int32_t index, int64_t* bytes) {
+  return guarded([&] {
+    guard();
+    auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    const auto stats = allocator->getDeviceStats(cuda(index).index());
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    bytes[0] = stats.allocated_bytes[all].current;
+    bytes[1] = stats.reserved_bytes[all].current;
+    const auto [available, total] = allocator->getMemoryInfo(cuda(index).index());
+    bytes[2] = static_cast<int64_t>(available);
+    bytes[3] = static_cast<int64_t>(total);
+  });
+}
+
+} // extern "C"

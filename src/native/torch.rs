@@ -1,0 +1,238 @@
+//! The calls of `shim.cpp`, made safe.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+unsafe extern "C" {
+    fn pcqa_free(text: *mut c_char);
+    fn pcqa_inference_mode_enter(mode: *mut *mut c_void) -> *mut c_char;
+    fn pcqa_inference_mode_leave(mode: *mut c_void);
+    fn pcqa_exact_arithmetic() -> *mut c_char;
+    fn pcqa_own_stream(index: i32) -> *mut c_char;
+    fn pcqa_wait(index: i32) -> *mut c_char;
+    fn pcqa_pin(tensor: *mut c_void) -> *mut c_char;
+    fn pcqa_copy(to: *mut c_void, from: *mut c_void) -> *mut c_char;
+    fn pcqa_empty_cache() -> *mut c_char;
+    fn pcqa_memory(index: i32, bytes: *mut i64) -> *mut c_char;
+}
+
+/// What a call of the shims gave: nothing, or a text that is now ours.
+pub(super) fn checked(error: *mut c_char) -> Result<(), TchError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shims give texts that end in zero, made by strdup and given to nobody else.
+    let text = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
+    // SAFETY: as above; it is not used after this.
+    unsafe { pcqa_free(error) };
+    Err(TchError::Torch(text))
+}
+
+/// The CUDA device of this index as the shims take it.
+pub(super) fn index(device: usize) -> Result<i32, TchError> {
+    // libtorch's own type for it is i8.
+    i8::try_from(device).map(i32::from).map_err(|_| TchError::Torch(format!("there is no device cuda:{device}")))
+}
+
+/// The index of a CUDA device, where the CUDA part of libtorch is there to be asked.
+fn cuda_index(device: Device) -> Result<Option<i32>, TchError> {
+    match device {
+        Device::Cuda(device) => {
+            super::cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
+            index(device).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// As long as it lives, the tensors that its thread makes know nothing of autograd, which makes every operation a little
+/// cheaper. They can never be part of a graph of gradients.
+#[derive(Debug)]
+pub struct InferenceMode {
+    mode: *mut c_void,
+    /// The mode is the thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl InferenceMode {
+    /// Begins it on this thread.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn enter() -> Result<Self, TchError> {
+        let mut mode = null_mut();
+        // SAFETY: writes one pointer, which stays ours.
+        checked(unsafe { pcqa_inference_mode_enter(&mut mode) })?;
+        Ok(Self { mode, _not_send: PhantomData })
+    }
+}
+
+impl Drop for InferenceMode {
+    fn drop(&mut self) {
+        // SAFETY: made by `enter` on this same thread, and left once.
+        unsafe { pcqa_inference_mode_leave(self.mode) };
+    }
+}
+
+/// From now on f32 means IEEE single precision on GPUs too, never TF32, and sums of bf16 products are kept in f32.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn exact_arithmetic() -> Result<(), TchError> {
+    // SAFETY: sets fields of libtorch's global state, as any of its users may.
+    checked(unsafe { pcqa_exact_arithmetic() })
+}
+
+/// Gives this thread a stream of its own on a CUDA device, which it uses from now on; nothing on others.
+///
+/// # Errors
+/// Those of libtorch; CUDA is not there.
+pub fn own_stream(device: Device) -> Result<(), TchError> {
+    match cuda_index(device)? {
+        // SAFETY: the stream is one of libtorch's own, which it never frees.
+        Some(index) => checked(unsafe { pcqa_own_stream(index) }),
+        None => Ok(()),
+    }
+}
+
+/// Returns when a CUDA device has done what this thread asked of it; at once on others.
+///
+/// # Errors
+/// What went wrong on the device since it was asked last; CUDA is not there.
+pub fn wait_for(device: Device) -> Result<(), TchError> {
+    match cuda_index(device)? {
+        // SAFETY: only waits.
+        Some(index) => checked(unsafe { pcqa_wait(index) }),
+        None => Ok(()),
+    }
+}
+
+/// Moves a tensor to memory from which a CUDA device reads without the processor's help.
+///
+/// # Errors
+/// Those of libtorch; CUDA is not there. The tensor stays where it is.
+pub fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
+    super::cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
+    // SAFETY: tch's pointer is one to an at::Tensor, which is ours to change.
+    checked(unsafe { pcqa_pin(tensor.as_mut_ptr().cast()) })
+}
+
+/// Copies values from one tensor to another of the same shape. Where `from` is [pinned](pin) it only asks for it: `from`
+/// must not change until the device was [waited for](wait_for).
+///
+/// # Errors
+/// Those of libtorch.
+pub fn copy(to: &mut Tensor, from: &Tensor) -> Result<(), TchError> {
+    // SAFETY: tch's pointers are ones to at::Tensor; of `from` nothing is changed. libtorch keeps pinned memory until
+    // the copy is done.
+    checked(unsafe { pcqa_copy(to.as_mut_ptr().cast(), from.as_ptr().cast_mut().cast()) })
+}
+
+/// Gives memory that no tensor holds back to the CUDA devices.
+///
+/// # Errors
+/// Those of libtorch; CUDA is not there.
+pub fn empty_cache() -> Result<(), TchError> {
+    super::cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
+    // SAFETY: frees what libtorch keeps for later and nobody uses.
+    checked(unsafe { pcqa_empty_cache() })
+}
+
+/// Memory of a CUDA device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Held by this process's tensors.
+    pub allocated: u64,
+    /// Held by this process.
+    pub reserved: u64,
+    /// Held by nobody.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// Memory of a CUDA device; none of others.
+///
+/// # Errors
+/// Those of libtorch; CUDA is not there.
+pub fn memory(device: Device) -> Result<Option<DeviceMemory>, TchError> {
+    let Some(index) = cuda_index(device)? else { return Ok(None) };
+    let mut bytes = [0i64; 4];
+    // SAFETY: writes four numbers.
+    checked(unsafe { pcqa_memory(index, bytes.as_mut_ptr()) })?;
+    let [allocated, reserved, free, total] = bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
+    Ok(Some(DeviceMemory { allocated, reserved, free, total }))
+}
+
+/// The bytes of a tensor in this process's memory: u8, contiguous. None of any other.
+pub fn bytes_mut(tensor: &mut Tensor) -> Option<&mut [u8]> {
+    let fits = tensor.kind() == Kind::Uint8 && tensor.device() == Device::Cpu && tensor.is_contiguous();
+    let start = tensor.data_ptr().cast::<u8>();
+    if !fits || start.is_null() {
+        return None;
+    }
+    // SAFETY: a contiguous tensor of u8 has `numel` bytes from `data_ptr` on, which live as long as it. Other tensors
+    // that share its storage are read by libtorch's operations alone, and the callers run none while they write.
+    Some(unsafe { std::slice::from_raw_parts_mut(start, tensor.numel()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_inference_mode_nothing_is_tracked_and_outside_it_is() {
+        let leaf = || Tensor::zeros([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let weight = leaf();
+        let mode = InferenceMode::enter().unwrap();
+        assert!(!(&weight * 2.0).requires_grad());
+        drop(mode);
+        assert!((&weight * 2.0).requires_grad());
+    }
+
+    #[test]
+    fn what_was_made_in_inference_mode_never_learns() {
+        let made = {
+            let _mode = InferenceMode::enter().unwrap();
+            Tensor::ones([2], (Kind::Float, Device::Cpu)) * 2.0
+        };
+        let weight = Tensor::zeros([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let refused = weight.f_mul(&made).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.to_lowercase().contains("inference tensors"), "{refused}");
+    }
+
+    #[test]
+    fn exact_arithmetic_can_be_asked_for_without_a_gpu() {
+        exact_arithmetic().unwrap();
+        exact_arithmetic().unwrap();
+    }
+
+    #[test]
+    fn the_cpu_has_neither_streams_nor_memory_of_its_own() {
+        own_stream(Device::Cpu).unwrap();
+        wait_for(Device::Cpu).unwrap();
+        assert_eq!(memory(Device::Cpu).unwrap(), None);
+    }
+
+    #[test]
+    fn a_copy_has_the_values() {
+        let from = Tensor::from_slice(&[1u8, 2, 3]);
+        let mut to = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+        copy(&mut to, &from).unwrap();
+        assert_eq!(Vec::<f32>::try_from(to).unwrap(), [1.0, 2.0, 3.0]);
+        assert!(copy(&mut Tensor::zeros([2], (Kind::Uint8, Device::Cpu)), &from).is_err());
+    }
+
+    #[test]
+    fn only_bytes_in_this_process_s_memory_are_given_out() {
+        let mut bytes = Tensor::zeros([2, 3], (Kind::Uint8, Device::Cpu));
+        bytes_mut(&mut bytes).unwrap().copy_from_slice(&[1, 2, 3, 4, 5, 6]);
+        assert_eq!(Vec::<u8>::try_from(bytes.flatten(0, 1)).unwrap(), [1, 2, 3, 4, 5, 6]);
+        assert!(bytes_mut(&mut bytes.transpose(0, 1)).is_none());
+        assert!(bytes_mut(&mut Tensor::zeros([2], (Kind::Float, Device::Cpu))).is_none());
+        assert!(bytes_mut(&mut Tensor::zeros([0], (Kind::Uint8, Device::Cpu))).is_none());
+    }
+}
