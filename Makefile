@@ -40,6 +40,11 @@ test: ## run every test: unit, integration, a foreign gRPC client, the demo
 	$(PYTHON) tests/grpcio/test_service.py target/debug/pcqa-server
 	deploy/demo/demo.sh target/debug
 
+.PHONY: parity
+parity: ## compare the full-size networks with timm and open_clip, write tests/golden/parity/report.md (5 minutes, 6 GB)
+	$(SETUP) build test
+	$(CARGO) test --locked --test parity -- --report tests/golden/parity/report.md
+
 .PHONY: lint
 lint: ## check format, clippy and the API's style
 	$(SETUP) build lint

@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench ceiling -- --bundle DIR --dtype f32 --batch 8 --threads 2
 //! cargo bench --bench ceiling -- --bundle DIR --parts          # each network alone
+//! cargo bench --bench ceiling -- --bundle DIR --convert        # what a start has to do at least
 //! ```
 //!
 //! `benches/pytorch_ceiling.py` measures the same networks in PyTorch.
@@ -20,6 +21,7 @@ use pcqa::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, TextTower, Track
 use pcqa::text::{TokenIds, Tokenizer};
 use pcqa::train::hash_init::bits;
 use rustix::time::{ClockId, clock_gettime};
+use safetensors::SafeTensors;
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -51,6 +53,9 @@ struct Args {
     /// Each backbone of the track and each text tower alone, instead of the whole ensemble.
     #[arg(long)]
     parts: bool,
+    /// Instead of forward passes, once: read every tensor of the bundle and convert it to the number format.
+    #[arg(long, conflicts_with = "parts")]
+    convert: bool,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -83,7 +88,13 @@ fn main() -> anyhow::Result<()> {
     let tokenizer = Tokenizer::from_json(tokenizer.bytes(), manifest.text.context_length)?;
     let prompts: Vec<TokenIds> = (0..args.batch).map(|item| tokenizer.encode(&format!("{PROMPT}, {item}"))).collect();
     let prompts: Vec<&TokenIds> = prompts.iter().collect();
-    let rows = if args.parts { parts(&args, &bundle, &tokenizer, &prompts)? } else { whole(&args, &bundle, &prompts)? };
+    let rows = if args.convert {
+        convert(&args, &bundle)?
+    } else if args.parts {
+        parts(&args, &bundle, &tokenizer, &prompts)?
+    } else {
+        whole(&args, &bundle, &prompts)?
+    };
     let memory = peak_memory()?;
     if args.json {
         println!("{}", report(&args, &bundle, &rows, memory));
@@ -160,6 +171,31 @@ fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenI
         rows.push(row(&format!("{name}, {} tokens", longest.ids.len()), measure(args, || tower.forward(&long))?));
     }
     Ok(rows)
+}
+
+/// Every tensor of every network, in the format that it computes in. The files are in the page cache, since opening the
+/// bundle has read them.
+fn convert(args: &Args, bundle: &Bundle) -> anyhow::Result<Vec<Row>> {
+    let manifest = bundle.manifest();
+    let experts = manifest.experts.iter().flat_map(|expert| [&expert.backbone.weights, &expert.head]);
+    let names: Vec<&String> = manifest.text.towers.iter().map(|tower| &tower.weights).chain(experts).collect();
+    let start = Instant::now();
+    let mut tensors = Vec::new();
+    for name in names {
+        let file = bundle.file(name)?;
+        for (key, view) in SafeTensors::deserialize(file.bytes())?.iter() {
+            let stored = match view.dtype() {
+                safetensors::Dtype::F32 => Kind::Float,
+                safetensors::Dtype::F16 => Kind::Half,
+                safetensors::Dtype::BF16 => Kind::BFloat16,
+                safetensors::Dtype::I64 => continue,
+                other => anyhow::bail!("{name}: {key} is {other:?}"),
+            };
+            let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
+            tensors.push(Tensor::f_from_data_size(view.data(), &shape, stored)?.f_to_kind(args.dtype.kind())?);
+        }
+    }
+    Ok(vec![row("read and convert", vec![start.elapsed()])])
 }
 
 /// Times of `run` after one that does not count. With one thread it is the processor's time, which other programs

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///
@@ -41,6 +41,18 @@ pub fn map_bundle_file(file: &File) -> io::Result<Mmap> {
     // truncates the file could: a bundle is written once, under another name, and put in place by renaming, which
     // leaves files that are mapped as they are.
     unsafe { Mmap::map(file) }
+}
+
+/// Takes the pages under `part` of `map` out of this process's memory. The kernel keeps the file's bytes as long as it
+/// likes; read again, they come back. What is not part of the map stays as it is.
+pub fn let_go(map: &Mmap, part: &[u8]) {
+    let Some(offset) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
+    if offset + part.len() > map.len() {
+        return;
+    }
+    // SAFETY: the map is shared and read-only, so that its pages hold the file's bytes and nothing else: whoever reads one
+    // that was dropped finds the same bytes. Where the kernel refuses, they stay.
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
 }
 
 /// Ends the process while other threads may still compute: the destructors of libtorch, which `exit` runs, would pull
