@@ -38,7 +38,11 @@ impl Row {
         anyhow::ensure!(ours.len() == theirs.len(), "{case}: {} numbers, expected {}", ours.len(), theirs.len());
         let difference = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs();
         // Unlike f64::max, keeps what is not a number.
-        let absolute = ours.iter().zip(theirs).map(difference).fold(0.0, |worst: f64, d| if d > worst || d.is_nan() { d } else { worst });
+        let absolute = ours
+            .iter()
+            .zip(theirs)
+            .map(difference)
+            .fold(0.0, |worst: f64, d| if d > worst || d.is_nan() { d } else { worst });
         let squares = theirs.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theirs.len() as f64;
         let (what, library) = (network.name.clone(), network.library.clone());
         Ok(Self { what, library, case, absolute, relative: absolute / squares.sqrt(), values: None })
@@ -76,7 +80,8 @@ pub fn network(golden: &Golden, network: &Network, folder: &Folder) -> anyhow::R
         golden::Kind::Backbone { backbone, cases } => {
             let compare = |case: &PictureCase| {
                 let spec = golden.whole.expert(backbone, case.side);
-                let ours = VisionBackbone::load(&spec, weights()?)?.forward(&frames(case, &backbone.mean, &backbone.std)?)?;
+                let ours =
+                    VisionBackbone::load(&spec, weights()?)?.forward(&frames(case, &backbone.mean, &backbone.std)?)?;
                 Row::of_vectors(network, format!("{}²", case.side), &ours, golden.vector(&case.vector)?)
             };
             cases.iter().map(compare).collect()

@@ -79,7 +79,8 @@ pub struct HeadFile {
 
 impl Golden {
     pub fn read() -> anyhow::Result<Self> {
-        let read = |name: &str| fs::read(Path::new(DIRECTORY).join(name)).with_context(|| format!("{DIRECTORY}/{name}"));
+        let read =
+            |name: &str| fs::read(Path::new(DIRECTORY).join(name)).with_context(|| format!("{DIRECTORY}/{name}"));
         let mut golden: Self = serde_json::from_slice(&read("golden.json")?)?;
         let bytes = read("golden.safetensors")?;
         for (name, view) in SafeTensors::deserialize(&bytes)?.iter() {

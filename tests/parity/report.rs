@@ -21,7 +21,9 @@ pub fn markdown(golden: &Golden, rows: &[Row], threads: i32) -> String {
         processor().unwrap_or_else(|| "unknown processor".to_owned()),
         golden.seed,
     );
-    page.push_str("| network | of | parameters | case | largest absolute | relative | |\n|---|---|---|---|---|---|---|\n");
+    page.push_str(
+        "| network | of | parameters | case | largest absolute | relative | |\n|---|---|---|---|---|---|---|\n",
+    );
     for row in rows.iter().filter(|row| row.values.is_none()) {
         let network = golden.networks.iter().find(|network| network.name == row.what);
         let millions = network.map(Network::parameters).unwrap_or_default() as f64 / 1e6;

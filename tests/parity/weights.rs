@@ -30,9 +30,8 @@ impl Folder {
     /// Writes `file`, whose module is its name without the ending; one tensor at a time is in memory.
     pub fn write(&self, file: &str, prefix: &str, tensors: &BTreeMap<String, Vec<usize>>) -> anyhow::Result<()> {
         let module = file.trim_end_matches(".safetensors");
-        let lazy = tensors.iter().map(|(key, shape)| {
-            (format!("{prefix}{key}"), Lazy { module, key, shape, seed: self.seed })
-        });
+        let lazy =
+            tensors.iter().map(|(key, shape)| (format!("{prefix}{key}"), Lazy { module, key, shape, seed: self.seed }));
         Ok(serialize_to_file(lazy, None, &self.path().join(file))?)
     }
 
