@@ -66,6 +66,10 @@ deploy-test: ## test the Helm chart alone: lint, schemas, objects that fit each 
 image-test: ## build the container image twice, run it confined, check what is in it (root, about 40 minutes)
 	$(SETUP) image demo
 	PYTHONDONTWRITEBYTECODE=1 .image-tools/bin/python deploy/image/test.py
+.PHONY: parity
+parity: ## compare the full-size networks with timm and open_clip, write tests/golden/parity/report.md (5 minutes, 6 GB)
+	$(SETUP) build test
+	$(CARGO) test --locked --test parity -- --report tests/golden/parity/report.md
 
 .PHONY: lint
 lint: ## check format, clippy and the API's style

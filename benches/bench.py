@@ -9,6 +9,10 @@ compared, so that a machine that slows down in between does not favour one of th
 training steps (benches/step.rs) of the full-size networks are compared with PyTorch's. What watching costs is measured
 in turns too: servers without metrics, with metrics that are read every second, and with metrics and traces.
 
+A start is timed from exec to the log's "ready", with the files in the page cache, against what it cannot do without: the
+same tensors read and converted once (ceiling.rs --convert), and the warm-up, as long as the server's log says. Memory is
+the process's peak (VmHWM) and what it holds once it is ready (VmRSS), shared libraries included.
+
 Only Python's own library is used.
 """
 
@@ -27,7 +31,9 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARIES = ROOT / "target" / "release"
 FULL = ROOT / "target" / "bench" / "full"
-PARTS = ["media", "behaviour", "served", "overhead", "pytorch"]
+PARTS = ["media", "behaviour", "memory", "served", "overhead", "pytorch"]
+# What three experts and two text towers may take, in GiB.
+MOST_GIB = {"f32": 5.6, "bf16": 3.0}
 
 
 class Server:
@@ -127,13 +133,13 @@ class Report:
         print(f"{name}: {what} (goal {goal})", flush=True)
 
 
-def ceiling(bundle, dtype, batch, threads, seconds):
-    """Items per second of batched forward passes in process."""
+def ceiling(bundle, dtype, batch, threads, seconds, *flags, figure="ensemble"):
+    """Items per second of batched forward passes in process, or of what else `flags` ask for."""
     command = ["cargo", "bench", "--quiet", "--locked", "--bench", "ceiling", "--"]
     command += ["--json", f"--dtype={dtype}", f"--batch={batch}", f"--threads={threads}", f"--seconds={seconds}"]
-    command += [f"--bundle={bundle}"] if bundle else []
+    command += [f"--bundle={bundle}", *flags] if bundle else flags
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return json.loads(run.stdout)["figures"]["ensemble"]["items_per_second"]
+    return json.loads(run.stdout)["figures"][figure]["items_per_second"]
 
 
 def littles_law(result, concurrency):
@@ -278,6 +284,62 @@ def training(report, args):
         report.ratio(f"full step {backbone}", what, times[1] / times[0], ">= 1.0")
 
 
+def start(bundle, dtype, threads):
+    """One start: seconds to ready, seconds of these for the warm-up, peak and steady memory in GiB."""
+    command = [BINARIES / "pcqa-server", "--listen=127.0.0.1:0", "--log=info,pcqa::engine=debug"]
+    command += [f"--bundle={bundle}", f"--dtype={dtype}", f"--threads={threads}"]
+    begin, warm_up = time.monotonic(), 0
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
+    try:
+        for line in process.stderr:
+            if found := re.search(r"warmed up.*\bms=(\d+)", line):
+                warm_up += int(found.group(1)) / 1000
+            if re.search(r"\bready\b", line):
+                seconds = time.monotonic() - begin
+                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+                peak, steady = (int(re.search(rf"{name}:\s+(\d+)", status).group(1)) / 2**20 for name in ("VmHWM", "VmRSS"))
+                return seconds, warm_up, peak, steady
+        sys.exit("bench: the server did not get ready")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def memory(report, args):
+    """What the paper's image ensemble, three experts and two text towers, needs to be served."""
+    bundle = image_bundle()
+    for dtype in args.dtype:
+        turns = []
+        for _ in range(args.turns):
+            convert = 1 / ceiling(bundle, dtype, 1, args.threads, args.seconds, "--convert", figure="read and convert")
+            seconds, warm_up, peak, steady = start(bundle, dtype, args.threads)
+            turns.append((seconds / (convert + warm_up), seconds, convert, warm_up, peak, steady))
+        # The quietest turn: other programs lengthen a start, and its parts, by chance.
+        ratio, seconds, convert, warm_up, peak, steady = min(turns)
+        what = f"3 experts and 2 text towers in {dtype}: at most {peak:.2f} GiB, {steady:.2f} GiB when ready"
+        report.figure(f"full {dtype} memory", what, max(turn[4] for turn in turns), f"<= {MOST_GIB[dtype]} GiB")
+        what = f"ready after {seconds:.2f} s, to read and convert takes {convert:.2f} s, the warm-up {warm_up:.2f} s"
+        report.ratio(f"full {dtype} start", what, ratio, "<= 1.3")
+
+
+def image_bundle():
+    """The full-size bundle without its video experts: the same files."""
+    full, image = full_bundle(), FULL.with_name("image")
+    tables, is_video = [], False
+    for table in re.split(r"^(?=\[)", (full / "bundle.toml").read_text(), flags=re.MULTILINE):
+        # What belongs to an expert follows it.
+        if not table.startswith("[experts."):
+            is_video = bool(re.search(r'^(name|expert) = "video_|^\[files\."\w+_video_', table, re.MULTILINE))
+        if not is_video:
+            tables.append(table)
+    image.mkdir(exist_ok=True)
+    for file in full.iterdir():
+        if "_video_" not in file.name and file.name != "bundle.toml" and not (image / file.name).exists():
+            (image / file.name).symlink_to(file)
+    (image / "bundle.toml").write_text("".join(tables))
+    return image
+
+
 def full_bundle():
     """Full-size networks with generated weights, once."""
     if not (FULL / "bundle.toml").exists():
@@ -315,6 +377,8 @@ def main():
         for dtype in args.dtype if "served" in args.only else []:
             served_of_raw(report, "demo", None, dtype, args.demo_batch, args)
     if "full" in args.bundle:
+        if "memory" in args.only:
+            memory(report, args)
         for dtype in args.dtype if "served" in args.only else []:
             served_of_raw(report, "full", full_bundle(), dtype, args.full_batch, args)
         if args.pytorch and "pytorch" in args.only:

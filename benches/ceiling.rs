@@ -5,6 +5,7 @@
 //! cargo bench --bench ceiling -- --bundle DIR --dtype f32 --batch 8 --threads 2
 //! cargo bench --bench ceiling -- --bundle DIR --parts          # each network alone
 //! cargo bench --bench ceiling -- --bundle DIR --device cuda:0 --dtype bf16 --batch 1,8,64
+//! cargo bench --bench ceiling -- --bundle DIR --convert        # what a start has to do at least
 //! ```
 //!
 //! `benches/pytorch_ceiling.py` measures the same networks in PyTorch.
@@ -22,6 +23,7 @@ use pcqa::native::{self, DeviceMemory, InferenceMode};
 use pcqa::text::{TokenIds, Tokenizer};
 use pcqa::train::hash_init::bits;
 use rustix::time::{ClockId, clock_gettime};
+use safetensors::SafeTensors;
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -63,6 +65,9 @@ struct Args {
     /// Each backbone of the track and each text tower alone, instead of the whole ensemble.
     #[arg(long)]
     parts: bool,
+    /// Instead of forward passes, once: read every tensor of the bundle and convert it to the number format.
+    #[arg(long, conflicts_with = "parts")]
+    convert: bool,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -98,6 +103,11 @@ fn main() -> anyhow::Result<()> {
     let manifest = bundle.manifest();
     let tokenizer = bundle.file(&manifest.text.tokenizer)?;
     let tokenizer = Tokenizer::from_json(tokenizer.bytes(), manifest.text.context_length)?;
+    if args.convert {
+        let (rows, memory) = (convert(&args, &bundle)?, Memory { peak_kib: peak_memory()?, gpu: None });
+        show(&args, 1, &bundle, &rows, &memory);
+        return Ok(());
+    }
     let ensemble = if args.parts { None } else { Some(load(&args, &bundle)?) };
     for &batch in &args.batch {
         let prompts: Vec<TokenIds> = (0..batch).map(|item| tokenizer.encode(&format!("{PROMPT}, {item}"))).collect();
@@ -107,16 +117,16 @@ fn main() -> anyhow::Result<()> {
             None => parts(&args, &bundle, &tokenizer, &prompts)?,
         };
         let memory = Memory { peak_kib: peak_memory()?, gpu: native::memory(args.device)? };
-        if args.json {
-            println!("{}", report(&args, batch, &bundle, &rows, &memory));
-        } else {
-            print(&args, batch, &bundle, &rows, &memory);
-        }
+        show(&args, batch, &bundle, &rows, &memory);
     }
     Ok(())
 }
 
-fn print(args: &Args, batch: u32, bundle: &Bundle, rows: &[Row], memory: &Memory) {
+fn show(args: &Args, batch: u32, bundle: &Bundle, rows: &[Row], memory: &Memory) {
+    if args.json {
+        println!("{}", report(args, batch, bundle, rows, memory));
+        return;
+    }
     let (name, device, threads) = (&bundle.manifest().name, args.device, args.threads);
     let (dtype, unit) = (args.dtype.model().name(), args.track.unit());
     println!("bundle {name}, {unit}, {dtype}, batch {batch}, {device:?}, {threads} threads");
@@ -224,6 +234,31 @@ fn done(device: Device, made: Result<Tensor, ModelError>) -> Result<Tensor, Mode
     let made = made?;
     native::wait_for(device)?;
     Ok(made)
+}
+
+/// Every tensor of every network, in the format that it computes in. The files are in the page cache, since opening the
+/// bundle has read them.
+fn convert(args: &Args, bundle: &Bundle) -> anyhow::Result<Vec<Row>> {
+    let manifest = bundle.manifest();
+    let experts = manifest.experts.iter().flat_map(|expert| [&expert.backbone.weights, &expert.head]);
+    let names: Vec<&String> = manifest.text.towers.iter().map(|tower| &tower.weights).chain(experts).collect();
+    let start = Instant::now();
+    let mut tensors = Vec::new();
+    for name in names {
+        let file = bundle.file(name)?;
+        for (key, view) in SafeTensors::deserialize(file.bytes())?.iter() {
+            let stored = match view.dtype() {
+                safetensors::Dtype::F32 => Kind::Float,
+                safetensors::Dtype::F16 => Kind::Half,
+                safetensors::Dtype::BF16 => Kind::BFloat16,
+                safetensors::Dtype::I64 => continue,
+                other => anyhow::bail!("{name}: {key} is {other:?}"),
+            };
+            let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
+            tensors.push(Tensor::f_from_data_size(view.data(), &shape, stored)?.f_to_kind(args.dtype.model().kind())?);
+        }
+    }
+    Ok(vec![row("read and convert", vec![start.elapsed()])])
 }
 
 /// Times of `run` after one that does not count. With one thread it is the processor's time, which other programs

@@ -10,7 +10,7 @@ mod torch;
 use std::fs::File;
 use std::io;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
 pub use self::graph::{Graph, GraphPool};
@@ -51,6 +51,18 @@ pub fn map_bundle_file(file: &File) -> io::Result<Mmap> {
     // truncates the file could: a bundle is written once, under another name, and put in place by renaming, which
     // leaves files that are mapped as they are.
     unsafe { Mmap::map(file) }
+}
+
+/// Takes the pages under `part` of `map` out of this process's memory. The kernel keeps the file's bytes as long as it
+/// likes; read again, they come back. What is not part of the map stays as it is.
+pub fn let_go(map: &Mmap, part: &[u8]) {
+    let Some(offset) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
+    if offset + part.len() > map.len() {
+        return;
+    }
+    // SAFETY: the map is shared and read-only, so that its pages hold the file's bytes and nothing else: whoever reads one
+    // that was dropped finds the same bytes. Where the kernel refuses, they stay.
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
 }
 
 /// Ends the process while other threads may still compute: the destructors of libtorch, which `exit` runs, would pull

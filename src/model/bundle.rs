@@ -12,6 +12,7 @@ use memmap2::Mmap;
 
 use self::digest::sha256;
 use super::{Manifest, ModelError, demo};
+use crate::native;
 
 /// Name of the manifest in a bundle's directory.
 pub(crate) const MANIFEST: &str = "bundle.toml";
@@ -21,6 +22,7 @@ pub(crate) const MANIFEST: &str = "bundle.toml";
 enum Contents {
     Mapped(Arc<Mmap>),
     Compiled(&'static [u8]),
+    Held(Arc<[u8]>),
 }
 
 impl Contents {
@@ -28,11 +30,19 @@ impl Contents {
         match self {
             Self::Mapped(map) => map,
             Self::Compiled(bytes) => bytes,
+            Self::Held(bytes) => bytes,
+        }
+    }
+
+    /// As [`BundleFile::let_go`].
+    fn let_go(&self, part: &[u8]) {
+        if let Self::Mapped(map) = self {
+            native::let_go(map, part);
         }
     }
 }
 
-/// One file of a bundle, mapped or compiled in.
+/// One file of a bundle: mapped, compiled in, or made in memory.
 #[derive(Debug, Clone)]
 pub struct BundleFile {
     name: String,
@@ -40,6 +50,11 @@ pub struct BundleFile {
 }
 
 impl BundleFile {
+    /// A file that no directory holds.
+    pub fn new(name: &str, bytes: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), contents: Contents::Held(bytes.into()) }
+    }
+
     /// Name inside the bundle.
     pub fn name(&self) -> &str {
         &self.name
@@ -49,11 +64,11 @@ impl BundleFile {
     pub fn bytes(&self) -> &[u8] {
         self.contents.bytes()
     }
-}
 
-impl AsRef<[u8]> for BundleFile {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
+    /// Says that `part` of the bytes has been used. Pages of a mapped file count as this process's memory from when they
+    /// are first read: without this, loading would hold a file beside the tensors that are made of it.
+    pub(super) fn let_go(&self, part: &[u8]) {
+        self.contents.let_go(part);
     }
 }
 
@@ -67,7 +82,7 @@ pub struct Bundle {
 
 impl Bundle {
     /// Opens the bundle in `directory`: reads and checks the manifest, and every file's length and SHA-256. All bytes
-    /// are read once, on as many threads as there are processors.
+    /// are read once, on as many threads as there are processors, and do not stay in memory.
     ///
     /// Beside the manifest and the files that it lists, the directory may hold hidden files, `lost+found`, `*.md`, and
     /// files whose names start with LICENSE, LICENCE, COPYING or NOTICE; they are not looked at. Anything else is
@@ -93,7 +108,7 @@ impl Bundle {
     }
 
     fn verified(text: &str, manifest: Manifest, files: BTreeMap<String, Contents>) -> Result<Self, ModelError> {
-        digest::verify(&manifest.files, |name| files.get(name).map(Contents::bytes))?;
+        digest::verify(&manifest.files, &files)?;
         Ok(Self { manifest, digest: sha256(text.as_bytes()), files })
     }
 

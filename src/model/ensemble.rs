@@ -19,7 +19,7 @@ pub use self::options::{Dtype, LoadOptions};
 use self::score::calibration;
 pub use self::score::{EnsembleScore, ExpertScore};
 use super::head::HeadTrace;
-use super::{Bundle, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
+use super::{Bundle, BundleFile, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
 use crate::native;
 use crate::text::TokenIds;
@@ -75,17 +75,17 @@ impl Ensemble {
     }
 
     /// As [`load`](Self::load), of a manifest and a function that gives the files by their names in it.
-    pub fn from_files<F: AsRef<[u8]>>(
+    pub fn from_files(
         manifest: &Manifest,
         options: LoadOptions,
-        file: impl Fn(&str) -> Result<F, ModelError>,
+        file: impl Fn(&str) -> Result<BundleFile, ModelError>,
     ) -> Result<Self, ModelError> {
         let _no_grad = tch::no_grad_guard();
         let LoadOptions { device, dtype, .. } = options;
         let mut towers = Vec::with_capacity(manifest.text.towers.len());
         for spec in &manifest.text.towers {
-            let bytes = file(&spec.weights)?;
-            let weights = Weights::parse(&spec.weights, bytes.as_ref(), device, dtype.kind())?;
+            let file = file(&spec.weights)?;
+            let weights = Weights::of(&file, device, dtype.kind())?;
             let tower = TextTower::load(spec, weights)?;
             check_context(manifest, spec, &tower)?;
             towers.push(tower);
@@ -95,8 +95,8 @@ impl Ensemble {
         for spec in &manifest.experts {
             let (mu, sigma) = calibration(manifest, spec, options)?;
             let (backbone, head) = (file(&spec.backbone.weights)?, file(&spec.head)?);
-            let backbone = Weights::parse(&spec.backbone.weights, backbone.as_ref(), device, dtype.kind())?;
-            let head = Weights::parse(&spec.head, head.as_ref(), device, Kind::Float)?;
+            let backbone = Weights::of(&backbone, device, dtype.kind())?;
+            let head = Weights::of(&head, device, Kind::Float)?;
             let expert = Expert::load(spec, backbone, head, text_dim)?;
             members.push(Member { spec: spec.clone(), expert, mu, sigma });
         }

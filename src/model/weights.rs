@@ -27,7 +27,8 @@ pub struct Weights<'a> {
 
 /// Where tensors come from.
 enum Source<'a> {
-    File(SafeTensors<'a>),
+    /// With the file that its bytes are mapped from, if they are.
+    File(SafeTensors<'a>, Option<&'a BundleFile>),
     /// Leaves of autograd's graph; buffers are updated in place.
     Learning(&'a Parameters),
     /// The same tensors, of which autograd knows nothing.
@@ -38,8 +39,23 @@ impl<'a> Weights<'a> {
     /// Reads the header of `bytes`; `file` is the name that errors carry. Tensors will be made on `device`; the
     /// network computes in `kind`.
     pub fn parse(file: &'a str, bytes: &'a [u8], device: Device, kind: Kind) -> Result<Self, ModelError> {
-        let source = Source::File(parse_file(file, bytes)?);
-        Ok(Self { file, source, prefix: String::new(), taken: BTreeSet::new(), device, kind })
+        Self::of_file(file, bytes, None, device, kind)
+    }
+
+    /// As [`parse`](Self::parse), of a bundle's file, which leaves memory as its tensors are taken.
+    pub fn of(file: &'a BundleFile, device: Device, kind: Kind) -> Result<Self, ModelError> {
+        Self::of_file(file.name(), file.bytes(), Some(file), device, kind)
+    }
+
+    fn of_file(
+        name: &'a str,
+        bytes: &'a [u8],
+        file: Option<&'a BundleFile>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, ModelError> {
+        let source = Source::File(parse_file(name, bytes)?, file);
+        Ok(Self { file: name, source, prefix: String::new(), taken: BTreeSet::new(), device, kind })
     }
 
     /// The parameters of a network that learns: in training form, or in inference form and out of autograd's sight.
@@ -47,11 +63,6 @@ impl<'a> Weights<'a> {
         let source = if training { Source::Learning(parameters) } else { Source::Learnt(parameters) };
         let (file, device) = (parameters.file(), parameters.device());
         Self { file, source, prefix: String::new(), taken: BTreeSet::new(), device, kind }
-    }
-
-    /// As [`parse`](Self::parse), of a bundle's file.
-    pub fn of(file: &'a BundleFile, device: Device, kind: Kind) -> Result<Self, ModelError> {
-        Self::parse(file.name(), file.bytes(), device, kind)
     }
 
     /// From now on every key is looked up with `prefix` before it.
@@ -78,7 +89,7 @@ impl<'a> Weights<'a> {
     pub fn contains(&self, key: &str) -> bool {
         let key = self.full(key);
         match &self.source {
-            Source::File(tensors) => tensors.tensor(&key).is_ok(),
+            Source::File(tensors, _) => tensors.tensor(&key).is_ok(),
             Source::Learning(parameters) | Source::Learnt(parameters) => parameters.get(&key).is_some(),
         }
     }
@@ -102,14 +113,16 @@ impl<'a> Weights<'a> {
         let full = self.full(key);
         let missing = || self.missing(key, &format!(" of shape {}", show(shape)));
         let tensor = match &self.source {
-            Source::File(tensors) => {
+            Source::File(tensors, file) => {
                 let view = tensors.tensor(&full).map_err(|_| missing())?;
                 let found: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect();
                 self.check_shape(key, &found, shape)?;
                 let stored = stored_kind(&view).map_err(|problem| self.wrong(key, problem))?;
-                Tensor::f_from_data_size(view.data(), &found, stored)?
-                    .f_to_device(self.device)?
-                    .f_to_kind(Kind::Float)?
+                let tensor = Tensor::f_from_data_size(view.data(), &found, stored)?;
+                if let Some(file) = file {
+                    file.let_go(view.data());
+                }
+                tensor.f_to_device(self.device)?.f_to_kind(Kind::Float)?
             }
             Source::Learning(parameters) | Source::Learnt(parameters) => {
                 let tensor = parameters.take(&full).ok_or_else(missing)?;
@@ -147,7 +160,7 @@ impl<'a> Weights<'a> {
 
     fn names(&self) -> Vec<&str> {
         match &self.source {
-            Source::File(tensors) => tensors.names(),
+            Source::File(tensors, _) => tensors.names(),
             Source::Learning(parameters) | Source::Learnt(parameters) => parameters.names().collect(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use pcqa::media::{FrameStack, Frames};
-use pcqa::model::{Dtype, Ensemble, LoadOptions, Manifest, ModelError, Track};
+use pcqa::model::{BundleFile, Dtype, Ensemble, LoadOptions, Manifest, ModelError, Track};
 use pcqa::text::TokenIds;
 use pcqa::train::hash_init;
 use safetensors::{SafeTensors, tensor};
@@ -106,7 +106,8 @@ pub fn load(
     options: LoadOptions,
     replaced: impl Fn(&str) -> Option<Vec<u8>>,
 ) -> Result<Ensemble, ModelError> {
-    Ensemble::from_files(manifest, options, |name| Ok(replaced(name).unwrap_or_else(|| FILES[ensemble][name].clone())))
+    let bytes = |name: &str| replaced(name).unwrap_or_else(|| FILES[ensemble][name].clone());
+    Ensemble::from_files(manifest, options, |name| Ok(BundleFile::new(name, bytes(name))))
 }
 
 /// Frames of the pictures `names`.

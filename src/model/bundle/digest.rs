@@ -6,7 +6,11 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
+use super::Contents;
 use crate::model::{FileDigest, ModelError};
+
+/// Of a file that is digested, as much is in memory at a time on each thread.
+const CHUNK: usize = 8 << 20;
 
 /// SHA-256 as 64 lower-case hexadecimal digits.
 pub(super) fn sha256(bytes: &[u8]) -> String {
@@ -14,23 +18,36 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Compares every file with what the manifest says of it; the first wrong one by name is reported.
-pub(super) fn verify<'a>(
+pub(super) fn verify(
     expected: &BTreeMap<String, FileDigest>,
-    bytes_of: impl Fn(&str) -> Option<&'a [u8]>,
+    contents: &BTreeMap<String, Contents>,
 ) -> Result<(), ModelError> {
     let mut files = Vec::new();
     for (name, digest) in expected {
-        let bytes = bytes_of(name).ok_or_else(|| wrong(name, "is missing".to_owned()))?;
-        check_length(name, bytes.len() as u64, digest.bytes)?;
-        files.push((name, bytes, digest));
+        let contents = contents.get(name).ok_or_else(|| wrong(name, "is missing".to_owned()))?;
+        check_length(name, contents.bytes().len() as u64, digest.bytes)?;
+        files.push((name, contents, digest));
     }
-    let found = in_parallel(&files, |(_, bytes, _)| sha256(bytes));
-    for ((name, _, digest), found) in files.iter().zip(found) {
+    // The longest first, so that no thread is left with it when the others are done.
+    files.sort_by_key(|(_, _, digest)| std::cmp::Reverse(digest.bytes));
+    let found = in_parallel(&files, |(_, contents, _)| sha256_of(contents));
+    let mut found: Vec<_> = files.into_iter().zip(found).collect();
+    found.sort_by_key(|((name, ..), _)| *name);
+    for ((name, _, digest), found) in found {
         if found != digest.sha256 {
             return Err(wrong(name, format!("has SHA-256 {found}, expected {}", digest.sha256)));
         }
     }
     Ok(())
+}
+
+fn sha256_of(contents: &Contents) -> String {
+    let mut hasher = Sha256::new();
+    for chunk in contents.bytes().chunks(CHUNK) {
+        hasher.update(chunk);
+        contents.let_go(chunk);
+    }
+    format!("{:x}", hasher.finalize())
 }
 
 /// Refuses a file whose length is not the one in the manifest.

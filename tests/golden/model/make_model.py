@@ -47,13 +47,14 @@ VOCABULARY, CONTEXT = 49408, 77
 
 
 # ---------------------------------------------------------------- the generator of src/train/hash_init.rs
-def bits(name, count, seed):
+def bits(name, count, seed, first=0):
+    """24 random bits for each of `count` elements from `first` on"""
     state = 0xCBF29CE484222325
     for byte in name.encode():
         state = ((state ^ byte) * 0x100000001B3) & MASK
     state ^= (seed * GOLDEN) & MASK
     with np.errstate(over="ignore"):
-        z = np.uint64(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+        z = np.uint64(state) + np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return ((z ^ (z >> np.uint64(31))) >> np.uint64(40)).astype(np.uint32)
