@@ -76,19 +76,33 @@ class Load:
             image = self.image("fog", self.images[0])
             failing(self.steady.ScoreImage, image, self.metadata(key="limited"), succeeds=True)
 
-    def crowd(self, timeout, leave_after=None):
+    def flood(self):
+        """So many bytes at once that receiving them takes a while. They are no image."""
+        self.crowd(PATIENCE, images=[bytes(8 << 20)] * 16)
+
+    def crowd(self, timeout, leave_after=None, images=()):
         """More images at once than there are places, with little time; they leave after `leave_after` seconds."""
         calls = [
             self.burst.ScoreImage.future(self.image("fog", image), metadata=self.metadata(), timeout=timeout)
-            for image in self.images
+            for image in images or self.images
         ]
         if leave_after is not None:
             time.sleep(leave_after)
             for call in calls:
                 call.cancel()
-        for call in calls:
-            with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):
-                call.result(timeout=PATIENCE)
+        wait(calls)
+
+    def overtake(self):
+        """Bulk work with just enough time, and then a crowd that goes before it: it expires in line."""
+        begin = time.monotonic()
+        self.crowd(PATIENCE)
+        timeout = (time.monotonic() - begin) / 2
+        requests = [self.image("fog", image) for image in self.images[:8]]
+        for request in requests:
+            request.priority = self.pb.PRIORITY_BULK
+        calls = [self.steady.ScoreImage.future(one, metadata=self.metadata(), timeout=timeout) for one in requests]
+        self.crowd(PATIENCE)
+        wait(calls)
 
     def crash_decoders(self, server, times):
         """Kills decoders, and sends a video each time, so that they are replaced."""
@@ -120,6 +134,13 @@ class Load:
             ends.set()
             thread.join()
         assert not errors, f"a good call failed: {errors[0]}"
+
+
+def wait(calls):
+    """Waits for calls, however they end."""
+    for call in calls:
+        with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):
+            call.result(timeout=PATIENCE)
 
 
 def failing(call, request, metadata, succeeds=False):

@@ -31,7 +31,8 @@ from test_service import generate
 
 # A window of $__rate_interval that holds many scrapes.
 WINDOW = "10s"
-SECONDS_OF_LOAD = 15
+# A fast machine is done long before Prometheus has looked often enough, a slow one long after.
+SECONDS_OF_LOAD, ROUNDS = 15, 2
 # As a ServiceMonitor sets them.
 TARGET = {"namespace": "art", "pod": "pcqa-0", "service": "pcqa", "container": "pcqa", "endpoint": "metrics"}
 # What this load cannot provoke: there must be data, but they may all be 0.
@@ -129,7 +130,7 @@ class Server:
             f"--keys-file={self.directory}/keys.txt",
             "--metrics-sources=nightly,web",
             "--max-rank-images=4",
-            "--max-queue-frames=128",
+            "--max-queue-frames=64",
             "--max-batch-frames=16",
         ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PCQA_")}
@@ -295,18 +296,18 @@ def run(binary):
 
 def provoke(load, server):
     """Everything that is counted happens."""
-    # Before anything has been measured nothing can be called hopeless: it expires.
-    load.crowd(timeout=0.3)
     load.crash_decoders(server.process.pid, times=8)
     with load.going_on():
         begin = time.monotonic()
-        load.bad()
         load.crowd(PATIENCE, leave_after=0.2)
         server.reload_in_every_way()
-        load.crowd(timeout=PATIENCE)
-        while time.monotonic() < begin + SECONDS_OF_LOAD:
+        rounds = 0
+        while rounds < ROUNDS or time.monotonic() < begin + SECONDS_OF_LOAD:
+            rounds += 1
             load.bad()
+            load.flood()
             load.crowd(timeout=0.2)
+            load.overtake()
 
 
 def say(begin, what):
