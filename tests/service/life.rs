@@ -58,23 +58,6 @@ async fn a_connection_that_gives_no_sign_of_life_is_closed() {
 }
 
 #[tokio::test]
-async fn what_a_connection_without_life_held_is_free() {
-    let house =
-        House::start(&["--max-calls=1", "--keepalive-interval-seconds=2", "--keepalive-timeout-seconds=2"]).await;
-    let scored = async |is_wanted: bool| {
-        while house.image("a lighthouse", png(1)).await.is_ok() != is_wanted {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    let waits = async {
-        scored(false).await;
-        scored(true).await;
-    };
-    let both = futures_util::future::join(raw::begin_a_call_and_say_no_more(&house), waits);
-    tokio::time::timeout(PATIENCE, both).await.expect("the place of a dead connection is never free");
-}
-
-#[tokio::test]
 async fn sixty_four_videos_in_progress_are_finished_by_the_drain() {
     const EACH: usize = 16;
     let house = House::start(&["--max-queue-frames=4096", "--drain-grace-seconds=100"]).await;

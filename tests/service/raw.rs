@@ -130,19 +130,6 @@ pub async fn say_hello_and_no_more(house: &House) {
     let _ = stream.read_to_end(&mut Vec::new()).await;
 }
 
-/// As [`say_hello_and_no_more`], with a call of ScoreImage that is begun first.
-pub async fn begin_a_call_and_say_no_more(house: &House) {
-    const HEADERS: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    // POST, http, a path, an authority and a content type, in HPACK.
-    let (path, kind) = (b"/pcqa.v1.ScoringService/ScoreImage", b"application/grpc");
-    let path = [&[0x83, 0x86, 0x44, path.len() as u8], &path[..], &[0x41, 1, b'a']].concat();
-    let call = [&path[..], &[0x5f, kind.len() as u8], kind].concat();
-    let mut stream = TcpStream::connect(&house.address).await.unwrap();
-    stream.write_all(&[hello(), frame(HEADERS, END_HEADERS, 1, &call)].concat()).await.unwrap();
-    let _ = stream.read_to_end(&mut Vec::new()).await;
-}
-
 /// The first bytes of a connection, with no settings.
 pub fn hello() -> Vec<u8> {
     const SETTINGS: u8 = 4;
