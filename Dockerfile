@@ -3,8 +3,9 @@
 #   docker build -t pcqa:cpu .
 #   docker build -t pcqa:cuda --build-arg VARIANT=cuda .
 #
-# What decides the result: these sources, Cargo.lock, deploy/setup/*.lock, the two base images, and the state of Debian's
-# archive, which APT_SNAPSHOT (20260101T000000Z, say) holds still. SOURCE_DATE_EPOCH is the time of every file.
+# What decides the result: these sources with their lock files, the two base images, and the state of Debian's archive,
+# which APT_SNAPSHOT (20260101T000000Z, say) holds still. SOURCE_DATE_EPOCH is the time of the bill of materials, and,
+# where the builder is told so as well, of every file.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Base images for where no registry can be reached: localhost/pcqa-debian from Debian's archive, as this machine's apt is
-# set to reach it, and localhost/pcqa-rust, which is that with this machine's Rust toolchain. Kept until --again.
+# Base images for where no registry can be reached: localhost/pcqa-debian from Debian's archive, as this machine's apt
+# is set to reach it, and localhost/pcqa-rust, which is that with this machine's Rust toolchain. Kept until --again.
 #
 #   deploy/image/bases.sh [--again]
 set -euo pipefail

@@ -82,7 +82,7 @@ def configuration_is_as_documented(root: Path, config: dict) -> None:
     container, labels = config["Config"], config["Config"]["Labels"]
     expect(container["User"] == "65532:65532", f"the user is {container['User']}")
     expect(container["Entrypoint"] == ["/usr/local/bin/pcqa-server"], f"starts {container['Entrypoint']}")
-    expect(config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/local/bin/pcqa"], f"checks {config['HealthCheck']}")
+    expect(config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/local/bin/pcqa"], f"checks {config['Healthcheck']}")
     expect("50051/tcp" in container["ExposedPorts"], f"exposes {container['ExposedPorts']}")
     for name, value in {"version": manifest["version"], "licenses": manifest["license"], "title": "pcqa"}.items():
         found = labels.get(f"org.opencontainers.image.{name}")

@@ -8,6 +8,7 @@ machine's Rust, so that no registry is needed. Everything listens on loopback.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -138,11 +139,24 @@ class Server:
         self.command = json.loads(out("podman", "image", "inspect", tag))[0]["Healthcheck"]["Test"]
 
     def configure(self) -> None:
-        """Lets it start."""
-        (self.work / "config").write_text(
-            f'keys_file = "/etc/pcqa/keys"\nmetrics_listen = "127.0.0.1:{self.metrics}"\n'
-            f"drain_wait_seconds = 5\ndrain_grace_seconds = {PATIENCE}\n"
-        )
+        """Lets it start, once it asks for its configuration."""
+        settings = (f'keys_file = "/etc/pcqa/keys"\nmetrics_listen = "127.0.0.1:{self.metrics}"\n'
+                    f"drain_wait_seconds = 20\ndrain_grace_seconds = {PATIENCE}\n")
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                pipe = os.open(self.work / "config", os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError as error:
+                # Nobody reads yet.
+                expect(error.errno == errno.ENXIO and time.monotonic() < end, f"not configured: {error}\n{self.log()}")
+            self.expect_running()
+            time.sleep(0.05)
+        os.write(pipe, settings.encode())
+        os.close(pipe)
+
+    def expect_running(self) -> None:
+        expect(self.inspect("{{.State.Running}}") == "true", f"the server has ended:\n{self.log()}")
 
     def inspect(self, what: str) -> str:
         return out("podman", "container", "inspect", "--format", what, self.container)
@@ -154,8 +168,8 @@ class Server:
     def wait_until_healthy(self) -> None:
         end = time.monotonic() + PATIENCE
         while (found := self.health()).returncode != 0:
-            running = self.inspect("{{.State.Running}}") == "true"
-            expect(running and time.monotonic() < end, f"never got healthy: {found.stderr}\n{self.log()}")
+            self.expect_running()
+            expect(time.monotonic() < end, f"never got healthy: {found.stderr}\n{self.log()}")
             time.sleep(0.2)
         expect(found.stdout == "SERVING\n", f"a healthy server says {found.stdout!r}")
 
