@@ -33,7 +33,7 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Gives memory that is free now back to the kernel, once: after a bundle was let go, its gigabytes.
+/// Gives memory that is free now back to the kernel, once: after a bundle was loaded or let go.
 pub fn give_back_memory() {
     // SAFETY: malloc_trim may be called by any thread at any time, and touches nothing that is in use.
     unsafe {
