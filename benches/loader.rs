@@ -2,16 +2,17 @@
 //! turn by turn, with every file decoded anew (a first epoch) and with frames in the loader's cache (all later ones).
 //!
 //! ```sh
-//! cargo bench --bench loader                  # EfficientViT-L2 at 448 pixels, the fastest of the full-size experts
-//! cargo bench --bench loader -- --demo        # the demo's size, 112 pixels
+//! cargo bench --bench loader                          # EfficientViT-L2 at 448 pixels, the fastest full-size expert
+//! cargo bench --bench loader -- --demo                # as `make train-demo` does: pictures of 56 pixels, one thread
+//! cargo bench --bench loader -- --demo --source 512   # the same small expert, whose files are nine times as wide
 //! ```
 //!
 //! Prints a line each with the word `ratio`: the loader's step rate as a share of that with frames in memory. The files
-//! are pictures of 1024 x 1024 (512 x 512 with `--demo`), half of them PNG, half JPEG; both are resized and augmented.
+//! are pictures of 1024 x 1024 where nothing else is said, half of them PNG, half JPEG; both are resized and augmented.
 //! Frames in memory are not: what they wait for is the step alone.
 //!
-//! On two cores that the network wants for itself, decoding takes from the steps what it costs: little beside a
-//! full-size step (0.96, from the cache 1.00), but more than a step of the demo's size is (0.36, from the cache 0.92).
+//! On cores that the network wants for itself, decoding takes from the steps what it costs: little beside a full-size
+//! step, but where a picture takes longer to decode than to learn from, no order of the work makes a first epoch fast.
 
 use std::fs;
 use std::path::Path;
@@ -28,27 +29,31 @@ use pcqa::train::optimiser::{AdamW, Options, clipping};
 use pcqa::train::{Architecture, Augmentation, Item, Loader, LoaderOptions};
 use tch::{Kind, Reduction, Tensor};
 
-const TEXT: i64 = 2048;
-const LATENT: i64 = 1024;
+/// Widths of the head: of prompt embeddings, of what the adapters give, of the hidden layer.
+const FULL: [i64; 3] = [2048, 1024, 1024];
+const DEMO: [i64; 3] = [44, 96, 256];
 
 /// Measures how much of a training step's rate the loader leaves.
 #[derive(Parser)]
 struct Args {
-    /// A small expert at 112 pixels, the demo's size.
+    /// An expert of the demo's size, and the settings that it is trained with.
     #[arg(long)]
     demo: bool,
-    /// Images a step.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    batch: usize,
+    /// Side of the files' pictures. Default: 1024, with --demo 56.
+    #[arg(long, value_name = "PIXELS")]
+    source: Option<u32>,
+    /// Images a step. Default: 4, with --demo 32.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Steps of one turn; every turn is taken by all ways one after the other.
     #[arg(long, value_name = "N", default_value_t = 4)]
     steps: usize,
     /// Turns; the best of each way counts.
     #[arg(long, value_name = "N", default_value_t = 3)]
     turns: usize,
-    /// CPU threads of one operation of the network.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    threads: i32,
+    /// CPU threads of one operation of the network, and threads that load. Default: 2, with --demo 1.
+    #[arg(long, value_name = "N")]
+    threads: Option<i32>,
     /// `cargo bench` passes it.
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,16 +61,18 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    tch::set_num_threads(args.threads);
+    let (side, source, batch, threads) = if args.demo { (56, 56, 32, 1) } else { (448, 1024, 4, 2) };
+    let (source, batch) = (args.source.unwrap_or(source), args.batch.unwrap_or(batch));
+    let threads = args.threads.unwrap_or(threads);
+    tch::set_num_threads(threads);
     pcqa::native::keep_freed_memory();
     let folder = tempfile::tempdir()?;
-    let (side, source) = if args.demo { (112, 512) } else { (448, 1024) };
-    let items = Arc::new(write_pictures(folder.path(), args.batch * args.steps, source)?);
-    let batches: Vec<Vec<usize>> =
-        (0..items.len()).collect::<Vec<_>>().chunks(args.batch).map(<[usize]>::to_vec).collect();
+    let items = Arc::new(write_pictures(folder.path(), batch * args.steps, source)?);
+    let batches: Vec<Vec<usize>> = (0..items.len()).collect::<Vec<_>>().chunks(batch).map(<[usize]>::to_vec).collect();
     let options = |cache_bytes| LoaderOptions {
         sides: vec![side],
-        augment: Some(Augmentation::default()),
+        augment: Some(augmentation(args.demo)),
+        threads: threads.max(1) as usize,
         cache_bytes,
         ..LoaderOptions::default()
     };
@@ -90,10 +97,18 @@ fn main() -> anyhow::Result<()> {
         time(2, &mut cached.run(batches.clone(), turn).map(|loaded| loaded.frames))?;
     }
     let ms = best.map(|time| time.as_secs_f64() * 1e3 / args.steps as f64);
-    println!("in memory   {:8.1} ms a step of {}", ms[0], args.batch);
+    println!("in memory   {:8.1} ms a step of {}", ms[0], batch);
     println!("decoding    {:8.1} ms, ratio {:.3}", ms[1], ms[0] / ms[1]);
     println!("from cache  {:8.1} ms, ratio {:.3}", ms[2], ms[0] / ms[2]);
     Ok(())
+}
+
+/// The demo's is that of deploy/demo/image.toml, which does not resize.
+fn augmentation(demo: bool) -> Augmentation {
+    match demo {
+        true => Augmentation { crop_area: 1.0, crop_aspect: 1.0, ..Augmentation::default() },
+        false => Augmentation::default(),
+    }
 }
 
 /// An expert that learns from random targets.
@@ -102,6 +117,8 @@ struct Learner {
     backbone: Parameters,
     head: Parameters,
     optimiser: AdamW,
+    /// Width of prompt embeddings.
+    text: i64,
 }
 
 impl Learner {
@@ -120,12 +137,13 @@ impl Learner {
             head_activation: Activation::Gelu,
         };
         let backbone = architecture.untrained(side, 1)?;
-        let head = head(architecture.channels() as i64)?;
+        let widths = if args.demo { DEMO } else { FULL };
+        let head = head(architecture.channels() as i64, widths)?;
         let parameters = [("backbone", &backbone), ("head", &head)].into_iter().flat_map(|(part, network)| {
             network.learnable().map(move |(key, x)| (format!("{part}.{key}"), x.shallow_clone()))
         });
         let optimiser = AdamW::new(parameters, Options::default())?;
-        Ok(Self { spec, backbone, head, optimiser })
+        Ok(Self { spec, backbone, head, optimiser, text: widths[0] })
     }
 
     fn step(&mut self, frames: &[Frames]) -> anyhow::Result<()> {
@@ -136,10 +154,10 @@ impl Learner {
             .collect::<Result<_, _>>()?;
         let pictures = Tensor::f_cat(&pictures, 0)?.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)? / 255.0;
         let count = frames.len() as i64;
-        let text = Tensor::f_ones([count, TEXT], (Kind::Float, Device::Cpu))?;
+        let text = Tensor::f_ones([count, self.text], (Kind::Float, Device::Cpu))?;
         let targets = Tensor::f_zeros([count], (Kind::Float, Device::Cpu))?;
         let (backbone, head) = (self.backbone.weights(Kind::Float), self.head.weights(Kind::Float));
-        let expert = Expert::load(&self.spec, backbone, head, TEXT)?;
+        let expert = Expert::load(&self.spec, backbone, head, self.text)?;
         let raw = expert.judge(&expert.features(&pictures)?, &vec![1; frames.len()], &text)?.raw;
         self.optimiser.backward(&raw.f_mse_loss(&targets, Reduction::Mean)?)?;
         let factor = clipping(self.optimiser.gradient_norm()?, 1.0);
@@ -147,12 +165,12 @@ impl Learner {
     }
 }
 
-fn head(channels: i64) -> anyhow::Result<Parameters> {
+fn head(channels: i64, [text, latent, hidden]: [i64; 3]) -> anyhow::Result<Parameters> {
     let layers = [
-        ("prompt_adapter", LATENT, TEXT),
-        ("vision_adapter", LATENT, channels),
-        ("mlp.fc1", LATENT, LATENT),
-        ("mlp.fc2", 1, LATENT),
+        ("prompt_adapter", latent, text),
+        ("vision_adapter", latent, channels),
+        ("mlp.fc1", hidden, latent),
+        ("mlp.fc2", 1, hidden),
     ];
     let mut tensors = Vec::new();
     for (name, outputs, inputs) in layers {

@@ -14,7 +14,7 @@ use safetensors::Dtype as Stored;
 
 pub(super) use self::members::Member;
 use super::bundle::seal;
-use super::calibrate::Statistics;
+use super::calibrate::{LEAST_ITEMS, Statistics};
 use super::card::{self, Card};
 use super::config::device;
 use super::dataset::{DatasetArguments, Item};
@@ -190,6 +190,17 @@ fn calibration_items(arguments: &Arguments, members: &[Member]) -> anyhow::Resul
         !items.is_empty(),
         "every one of the {all} items was trained on or has no MOS: none is left to calibrate with"
     );
+    for Member { spec, .. } in members {
+        let count = items.iter().filter(|item| item.track == spec.track).count();
+        ensure!(
+            count >= LEAST_ITEMS,
+            "expert {}: of the {} items that no expert was trained on, {count} are {track}s, too few to calibrate \
+             with, expected {LEAST_ITEMS} or more; --data may name a list that has others",
+            spec.name,
+            items.len(),
+            track = spec.track.name()
+        );
+    }
     Ok(items)
 }
 

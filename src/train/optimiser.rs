@@ -3,19 +3,25 @@
 //!
 //! Weight decay applies to every parameter, norms and biases too: what the paper's settings mean in PyTorch when nothing
 //! else is said. tch does not have libtorch's fused step; here every operation goes over a piece of a tensor that stays
-//! in the processor's cache, so that a step reads and writes memory once.
+//! in its core's cache, so that a step reads and writes memory once, and cores take pieces of their own, so that they
+//! meet once a step instead of after every operation. What comes out does not depend on how many there are.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::serialise;
 
-/// Numbers of a piece: the six that a step handles at once fill 1.5 MiB.
-const PIECE: i64 = 1 << 16;
+/// Numbers of a piece: the six that a step handles at once fill 768 KiB, and libtorch shares no operation on so few among
+/// threads. Of half as many, calls cost more than the nearer cache saves.
+const PIECE: i64 = 1 << 15;
+/// Numbers that a core takes at once.
+const SHARE: i64 = 1 << 20;
 /// Where the number of steps stands among the state's tensors.
 const STEPS: &str = "steps";
 /// The number of steps is stored as two digits of so many bits, which are exact in f32.
@@ -57,6 +63,8 @@ pub struct AdamW {
     options: Options,
     slots: Vec<Slot>,
     steps: u64,
+    /// As many threads as libtorch computes with; None where that is one, or where the parameters are on a GPU.
+    threads: Option<ThreadPool>,
 }
 
 /// One parameter with its running means.
@@ -79,7 +87,11 @@ impl AdamW {
             let (mean, square) = (parameter.f_zeros_like()?, parameter.f_zeros_like()?);
             slots.push(Slot { name, parameter, mean, square, gradient: None });
         }
-        Ok(Self { options, slots, steps: 0 })
+        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+        let is_shared = threads > 1 && slots.iter().all(|slot| slot.parameter.device() == Device::Cpu);
+        let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
+        let threads = is_shared.then(pool).transpose().context("the optimiser's threads cannot be started")?;
+        Ok(Self { options, slots, steps: 0, threads })
     }
 
     /// Steps taken.
@@ -133,12 +145,16 @@ impl AdamW {
         let _no_grad = tch::no_grad_guard();
         self.steps += 1;
         let update = Update::new(self.options, self.steps, learning_rate, factor);
+        let mut shares = Vec::new();
         for slot in &mut self.slots {
             if let Some(gradient) = slot.gradient.take() {
-                update.apply(slot, &gradient).with_context(|| format!("parameter {}", slot.name))?;
+                shares.extend(Share::of(slot, &gradient).with_context(|| format!("parameter {}", slot.name))?);
             }
         }
-        Ok(())
+        match &self.threads {
+            Some(threads) => threads.install(|| shares.into_par_iter().try_for_each(|share| update.apply(&share))),
+            None => shares.iter().try_for_each(|share| update.apply(share)),
+        }
     }
 
     /// All that the next step depends on beside the parameters, as a safetensors file: `<name>.exp_avg` and
@@ -194,6 +210,32 @@ fn read(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Tensor>> {
     Ok(tensors)
 }
 
+/// What one thread works on: as many numbers of a parameter, of its two means and of its gradient.
+struct Share([Tensor; 4]);
+
+impl Share {
+    /// All of `slot`.
+    fn of(slot: &Slot, gradient: &Tensor) -> anyhow::Result<Vec<Self>> {
+        let flat = |tensor: &Tensor| tensor.f_detach()?.f_view([-1]);
+        let whole = [
+            flat(&slot.parameter)?,
+            flat(&slot.mean)?,
+            flat(&slot.square)?,
+            gradient.f_detach()?.f_contiguous()?.f_view([-1])?,
+        ];
+        let share = |(start, count)| -> anyhow::Result<Self> {
+            let [parameter, mean, square, gradient] = whole.each_ref().map(|tensor| tensor.f_narrow(0, start, count));
+            Ok(Self([parameter?, mean?, square?, gradient?]))
+        };
+        cut(gradient.numel() as i64, SHARE).map(share).collect()
+    }
+}
+
+/// Where parts of at most `part` of `length` numbers begin, and how long they are.
+fn cut(length: i64, part: i64) -> impl Iterator<Item = (i64, i64)> {
+    (0..length).step_by(part as usize).map(move |start| (start, part.min(length - start)))
+}
+
 /// One step's numbers.
 struct Update {
     options: Options,
@@ -214,20 +256,16 @@ impl Update {
         Self { options, scale, keep: 1.0 - learning_rate * options.weight_decay, rate, correction }
     }
 
-    fn apply(&self, slot: &Slot, gradient: &Tensor) -> anyhow::Result<()> {
-        let flat = |tensor: &Tensor| tensor.f_detach()?.f_view([-1]);
-        let whole = [flat(&slot.parameter)?, flat(&slot.mean)?, flat(&slot.square)?];
-        let gradient = gradient.f_contiguous()?.f_view([-1])?;
+    fn apply(&self, share: &Share) -> anyhow::Result<()> {
+        // Of this thread.
+        let _no_grad = tch::no_grad_guard();
+        let Share([parameter, mean, square, gradient]) = share;
         let length = gradient.size1()?;
         // Launches cost more than memory on a GPU.
         let piece = if gradient.device() == Device::Cpu { PIECE } else { length.max(1) };
-        let mut start = 0;
-        while start < length {
-            let count = piece.min(length - start);
+        for (start, count) in cut(length, piece) {
             let part = |tensor: &Tensor| tensor.f_narrow(0, start, count);
-            let [parameter, mean, square] = &whole;
-            self.apply_to(part(parameter)?, part(mean)?, part(square)?, &part(&gradient)?)?;
-            start += count;
+            self.apply_to(part(parameter)?, part(mean)?, part(square)?, &part(gradient)?)?;
         }
         Ok(())
     }

@@ -100,12 +100,13 @@ fn strict_refuses_any_and_nobody_takes_nothing() {
 #[test]
 fn what_is_no_list_is_refused_by_name() {
     let folder = Folder::with(&["a.png"]);
-    let cases: [(&str, &[u8], &str); 10] = [
+    let cases: [(&str, &[u8], &str); 11] = [
         ("data.parquet", b"PAR1 no more", "data.parquet: is no Parquet file"),
         ("info.xlsx", b"PK no more", "info.xlsx: is no XLSX workbook"),
         ("train.txt", b"a.png a cat 3\n", "train.txt: no line is of the form file|prompt|mos"),
         ("info.csv", b"file,text\na.png,cat\n", "info.csv: has no header line"),
         ("info.csv", b"path,text\na.png,cat\n", "info.csv: has no header line"),
+        ("info.csv", b"path;prompt;mos\na.png;cat;3\n", "prompt; its first line is \"path;prompt;mos\""),
         ("info.csv", b"path,prompt,prompt\na.png,cat,dog\n", "info.csv: has more than one column `prompt`"),
         ("info.csv", b"", "info.csv: holds no rows"),
         ("info.csv", b"path,prompt\n", "info.csv: holds no rows"),

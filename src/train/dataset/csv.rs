@@ -1,4 +1,5 @@
-//! Comma-separated lists. A quote that is not closed costs the row that opens it, not the rows behind it.
+//! Comma-separated lists. A quote that is not closed costs the row that opens it, not the rows behind it. A quote behind
+//! a comma and a blank opens a field as well.
 
 use std::io::Cursor;
 
@@ -8,8 +9,7 @@ use super::table::{Row, Table};
 
 /// Reads every row, the header included. A row has as many fields as the first one.
 pub(super) fn read(text: &str) -> Table {
-    let mut reader =
-        ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(Cursor::new(text));
+    let mut reader = options().from_reader(Cursor::new(text));
     let mut rows: Vec<Row> = Vec::new();
     let mut record = StringRecord::new();
     let mut expected = None;
@@ -24,8 +24,13 @@ pub(super) fn read(text: &str) -> Table {
             }
         }
         let raw = text.get(start.byte() as usize..reader.position().byte() as usize).unwrap_or_default();
+        let tight = without_blanks_before_quotes(raw);
+        let is_sound = match &tight {
+            Some(tight) => read_again(tight, &mut record) && closes_quotes(tight),
+            None => !raw.trim_end().contains('\n') || closes_quotes(raw),
+        };
         let problem = match expected {
-            _ if !is_sound(raw) => Some("opens a quote that it does not close".to_owned()),
+            _ if !is_sound => Some("opens a quote that it does not close".to_owned()),
             Some(expected) if record.len() != expected && !record.iter().all(str::is_empty) => {
                 Some(format!("has {} fields, the first row has {expected}", record.len()))
             }
@@ -48,6 +53,12 @@ pub(super) fn read(text: &str) -> Table {
     Table { rows, ..Table::default() }
 }
 
+fn options() -> ReaderBuilder {
+    let mut options = ReaderBuilder::new();
+    options.has_headers(false).flexible(true).trim(Trim::All);
+    options
+}
+
 /// Where a record really begins: the reader stands before the line breaks that it will skip.
 fn record_start(text: &str, position: &Position) -> Position {
     let rest = text.as_bytes().get(position.byte() as usize..).unwrap_or_default();
@@ -62,13 +73,48 @@ fn record_start(text: &str, position: &Position) -> Position {
     start
 }
 
-/// Whether a record of several lines is one: each of its quoted fields ends before a comma or the record's end. Where
-/// a quote is not closed, the next one in the text is taken for its end, rows later and in the middle of a field.
-fn is_sound(record: &str) -> bool {
-    let record = record.trim_end();
-    if !record.contains('\n') {
-        return true;
+/// The record with `a, "b, c"` as `a,"b, c"`, which is what was meant: the library takes a quote for one only where it is
+/// a field's first character, and would tear the field apart at its commas. None where there is nothing to change.
+fn without_blanks_before_quotes(record: &str) -> Option<String> {
+    enum Field {
+        /// Nothing but blanks since this place.
+        Begins(usize),
+        Plain,
+        Quoted {
+            is_open: bool,
+        },
     }
+    let (mut tight, mut kept) = (String::new(), 0);
+    let mut field = Field::Begins(0);
+    for (place, byte) in record.bytes().enumerate() {
+        field = match (field, byte) {
+            (Field::Begins(start), b'"') => {
+                tight.push_str(&record[kept..start]);
+                kept = place;
+                Field::Quoted { is_open: true }
+            }
+            // A quote that is doubled closes and opens.
+            (Field::Quoted { is_open }, b'"') => Field::Quoted { is_open: !is_open },
+            (Field::Begins(_) | Field::Plain | Field::Quoted { is_open: false }, b',') => Field::Begins(place + 1),
+            (Field::Begins(start), b' ' | b'\t') => Field::Begins(start),
+            (Field::Begins(_), _) => Field::Plain,
+            (field, _) => field,
+        };
+    }
+    let is_changed = tight.len() < kept;
+    tight.push_str(&record[kept..]);
+    is_changed.then_some(tight)
+}
+
+/// Reads the one record that `text` is.
+fn read_again(text: &str, record: &mut StringRecord) -> bool {
+    options().from_reader(text.as_bytes()).read_record(record).unwrap_or(false)
+}
+
+/// Whether each quoted field ends before a comma or the record's end. Where a quote is not closed, the next one in the
+/// text is taken for its end, rows later and in the middle of a field.
+fn closes_quotes(record: &str) -> bool {
+    let record = record.trim_end();
     let mut bytes = record.bytes().peekable();
     let (mut is_quoted, mut is_field_start) = (false, true);
     while let Some(byte) = bytes.next() {
@@ -76,6 +122,7 @@ fn is_sound(record: &str) -> bool {
             b'"' if is_quoted && bytes.peek() == Some(&b'"') => _ = bytes.next(),
             b'"' if is_quoted => {
                 is_quoted = false;
+                while bytes.next_if(|byte| b" \t".contains(byte)).is_some() {}
                 if !matches!(bytes.peek(), None | Some(b',')) {
                     return false;
                 }
@@ -138,6 +185,23 @@ mod tests {
             assert_eq!(problems, [2], "{found:?}");
             assert_eq!(found.len(), 5);
         }
+    }
+
+    #[test]
+    fn a_quote_behind_a_blank_opens_a_field() {
+        let text = "path, prompt, mos\na.png, \"red, \"\"wet\"\" and 5\", 3\n b.png ,\t\"blue\" , 4\nc.png,plain, 5\n";
+        let expected = [
+            good(1, &["path", "prompt", "mos"]),
+            good(2, &["a.png", "red, \"wet\" and 5", "3"]),
+            good(3, &["b.png", "blue", "4"]),
+            good(4, &["c.png", "plain", "5"]),
+        ];
+        assert_eq!(rows(text), expected);
+        // Within a field, nothing changes; one that is not closed costs its row, not half a prompt.
+        assert_eq!(rows("a,\"say, \"\"hi\"\"\"\n"), [good(1, &["a", "say, \"hi\""])]);
+        let found = rows("path, prompt\na, \"two\nlines\"\nb, \"one\"\n");
+        assert_eq!(found[1], (2, Err("opens a quote that it does not close".to_owned())));
+        assert_eq!(found[3], good(4, &["b", "one"]));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::folder::ending_track;
 use super::table::{Row, Table};
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 80;
+
 /// How a list is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Format {
@@ -132,7 +135,9 @@ fn headless(table: &Table, format: Option<Format>, column: Option<&str>) -> anyh
     let names_media = first.is_some_and(|name| ending_track(name.as_ref()).is_some());
     let width = table.rows.first().map_or(0, width);
     if !names_media || width < 2 || !matches!(format, None | Some(Format::Aigiqa20k)) {
-        bail!("has no header line that names the columns path (or name) and prompt");
+        let first = table.rows.first().and_then(|row| row.cells.as_ref().ok()).map(|cells| cells.join(", "));
+        let shown: String = first.unwrap_or_default().chars().take(SHOWN).collect();
+        bail!("has no header line that names the columns path (or name) and prompt; its first line is {shown:?}");
     }
     let mos = (width > 2).then_some(2);
     let column = mos.map(|_| "3".to_owned());

@@ -95,7 +95,7 @@ pub(super) const MODELS: &[Model] = &[
     ),
 ];
 
-/// All of [`MODELS`], for people.
+/// All of [`MODELS`], for people. Paragraphs are one line each: clap wraps them to the terminal.
 pub const HELP: &str = "\
 Models (* without a choice: the paper's):
 
@@ -111,11 +111,11 @@ Models (* without a choice: the paper's):
     * efficientvit-l2  timm/efficientvit_l2.r384_in1k                                  apache-2.0
     * eva02-base       timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k             mit
 
-FOLDER gets one safetensors per model (of a CLIP model its text tower alone), CLIP's tokenizer.json, run.toml for
-`pcqa-train fit`, and fetched.toml: what came from where, with commits and digests. With that file in place the same
+FOLDER gets one safetensors per model (of a CLIP model its text tower alone), CLIP's tokenizer.json, run.toml for \
+`pcqa-train fit`, and fetched.toml: what came from where, with commits and digests. With that file in place the same \
 command fetches the same bytes again, and goes on where it was interrupted.
 
-Environment: HF_ENDPOINT (a mirror), HF_TOKEN, HF_TOKEN_PATH or the token that `hf auth login` keeps in HF_HOME,
+Environment: HF_ENDPOINT (a mirror), HF_TOKEN, HF_TOKEN_PATH or the token that `hf auth login` keeps in HF_HOME, \
 HF_HUB_CACHE, HTTPS_PROXY.";
 
 /// The model called `name`.

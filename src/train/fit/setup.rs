@@ -15,6 +15,7 @@ use super::session::{Run, Session};
 use super::start::Start;
 use super::{Machine, Normal};
 use crate::model::{Device, TextSpec};
+use crate::train::calibrate::LEAST_ITEMS;
 use crate::train::checkpoint::{Checkpoints, Progress};
 use crate::train::config::{ExpertSettings, Precision, Settings, device};
 use crate::train::dataset::{Dataset, Item};
@@ -141,6 +142,15 @@ impl Data {
             ensure!(
                 !held_out.is_empty(),
                 "split.folds: is {folds}, and a fold, split by {by}, holds no {name} item out"
+            );
+        }
+        let share = settings.split.held_out;
+        if settings.split.folds.is_none() && share > 0.0 && held_out.len() < LEAST_ITEMS {
+            eprintln!(
+                "split.held_out: is {share}, which holds {} {} items out; an ensemble is calibrated on {LEAST_ITEMS} \
+                 or more: another seed or a greater share holds out others",
+                held_out.len(),
+                track.name()
             );
         }
         let normal = match &teacher {

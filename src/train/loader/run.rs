@@ -6,8 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use rustix::process::nice;
+
 use super::{Loaded, Loader};
 use crate::media::{Cancel, Frames};
+
+/// By how much loading yields to what computes. The threads of an operation of libtorch wait for each other: one that is
+/// kept off its core keeps all of them, while a decoder has time until the next batch.
+const NICENESS: i32 = 10;
 
 /// Batches as they are loaded, in order. Dropping it stops what is under way and waits for the threads.
 pub struct Run {
@@ -143,6 +149,8 @@ impl Drop for Run {
 
 impl Shared {
     fn work_off(&self) {
+        // Of this thread alone, on Linux. Where it is refused, loading is as urgent as the rest.
+        let _ = nice(NICENESS);
         while let Some(job) = self.wait_for_job() {
             self.work_on(&job);
         }

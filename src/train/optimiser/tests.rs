@@ -6,9 +6,9 @@ fn leaf(values: &[f32]) -> Tensor {
     Tensor::from_slice(values).set_requires_grad(true)
 }
 
-/// More numbers than a piece has, so that pieces meet.
+/// More numbers than a share has, so that pieces and shares meet.
 fn long(scale: f32) -> Vec<f32> {
-    (0..PIECE + 1000).map(|i| scale * ((i * 2_654_435_761) % 1000 - 500) as f32 / 500.0).collect()
+    (0..SHARE + 1003).map(|i| scale * ((i * 2_654_435_761) % 1000 - 500) as f32 / 500.0).collect()
 }
 
 fn optimiser(parameters: &[(&str, &Tensor)]) -> AdamW {
@@ -56,6 +56,36 @@ fn steps_are_the_papers() {
     let differences = numbers(&parameter).into_iter().zip(&reference).map(|(a, b)| (f64::from(a) - b.value).abs());
     let worst = differences.fold(0.0, f64::max);
     assert!(worst < 1e-5, "{worst}");
+}
+
+/// To the bit: the demo's weights are made with one thread and found again with any number.
+#[test]
+fn steps_do_not_depend_on_threads_or_pieces() {
+    let steps = |threads: usize| {
+        let parameter = leaf(&long(1.0));
+        let mut adamw = optimiser(&[("a", &parameter)]);
+        adamw.threads = (threads > 1).then(|| ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+        for step in 1..=3 {
+            adamw.backward(&(parameter.square() * f64::from(step)).sum(Kind::Float)).unwrap();
+            adamw.step(RATE, 0.3).unwrap();
+        }
+        (numbers(&parameter), adamw.serialise().unwrap())
+    };
+    let (alone, shared) = (steps(1), steps(3));
+    assert!(alone.0 == shared.0 && alone.1 == shared.1);
+
+    // The same operations on the whole tensor at once.
+    let _no_grad = tch::no_grad_guard();
+    let whole = leaf(&long(1.0)).detach();
+    let (mean, square) = (whole.zeros_like(), whole.zeros_like());
+    for step in 1..=3 {
+        let gradient = &whole * 2.0 * f64::from(step);
+        let of = |tensor: &Tensor| tensor.shallow_clone();
+        Update::new(Options::default(), step as u64, RATE, 0.3)
+            .apply_to(of(&whole), of(&mean), of(&square), &gradient)
+            .unwrap();
+    }
+    assert!(alone.0 == numbers(&whole));
 }
 
 #[test]

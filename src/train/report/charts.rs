@@ -10,8 +10,8 @@ const MOST_DOTS: usize = 4000;
 /// Generators that are drawn; those with the most items.
 const MOST_GENERATORS: usize = 24;
 const ROW: f64 = 26.0;
-/// Classes of colours in the style sheet.
-const COLOURS: usize = 4;
+/// Classes of colours in the style sheet: one for each kind of backbone.
+const COLOURS: usize = 5;
 
 /// Lines over steps, with a legend.
 pub(super) fn curves(chart: &Chart) -> String {

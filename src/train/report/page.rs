@@ -15,9 +15,11 @@ pub(super) fn html(report: &Report, thumbnails: &mut Thumbnails) -> String {
     let facts = report.facts.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value)));
     let facts: String = facts.collect();
     let charts: String = report.charts.iter().map(|chart| figure(&chart.title, &charts::curves(chart), "")).collect();
-    let charts = match charts.is_empty() {
-        true => charts,
-        false => format!(r#"<section><h2>Training</h2><div class="pair">{charts}</div></section>"#),
+    let charts = match report.charts.len() {
+        0 => charts,
+        // An ablation's only one, which the page is about.
+        1 => format!(r#"<section>{charts}</section>"#),
+        _ => format!(r#"<section><h2>Training</h2><div class="pair">{charts}</div></section>"#),
     };
     let sections: String = report.sections.iter().map(|part| section(part, thumbnails)).collect();
     format!(

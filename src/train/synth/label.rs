@@ -6,9 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use super::distort::Distortion;
 use super::scene::{Fault, Scene};
 
-/// For people.
-pub const TRUTH: &str = r#"The list, info.csv, has a line per item: path, prompt, mos, generator, group (items that share a prompt or a photograph),
-and the truth behind the MOS: quality, match, distortions with their strengths, faults, and what is shown in words.
+/// For people. Paragraphs are one line each: clap wraps them to the terminal.
+pub const TRUTH: &str = r#"The list, info.csv, has a line per item: path, prompt, mos, generator, group (items that share a prompt or a photograph), and the truth behind the MOS: quality, match, distortions with their strengths, faults, and what is shown in words.
 
     mos     = 1 + 4 * (0.55 * quality + 0.45 * match)
     quality = product over distortions of (1 - strength)
@@ -28,8 +27,7 @@ A fault is something that the prompt asks for and the picture does not show:
 
     colour 0.35, shape 0.25, count 0.15 of the first objects, ground 0.25, second object 0.10, relation 0.05, motion 0.10
 
-Six made-up generators differ in how much they distort and how often they show what was asked for (alder, elm: much;
-birch, hazel: little; alder, hazel: often; birch, elm: rarely; cedar, rowan: between). Photographs have no faults."#;
+Six made-up generators differ in how much they distort and how often they show what was asked for (alder, elm: much; birch, hazel: little; alder, hazel: often; birch, elm: rarely; cedar, rowan: between). Photographs have no faults."#;
 
 const QUALITY: f32 = 0.55;
 const MATCH: f32 = 0.45;
