@@ -42,7 +42,9 @@ fn a_device_that_takes_less_is_full_earlier() {
     let (now, mut former) = (Instant::now(), Former::new(LIMITS));
     // Something that could join: only a full batch goes at once.
     former.reserve(order(now), now).unwrap();
-    (1..=20).for_each(|item| drop(ready(&mut former, order(now), item, now)));
+    for item in 1..=20 {
+        ready(&mut former, order(now), item, now);
+    }
     assert!(matches!(former.next(now, MOST), Step::WaitUntil(_)));
     assert_eq!(items(former.next(now, 16)).len(), 16);
 }
