@@ -17,11 +17,8 @@ use crate::media::{clip, encoded, picture, png};
 const PROMPT: &str = "a lighthouse";
 
 /// What a server without TLS, without keys and without a GPU has nothing to say of.
-const ABSENT: [&str; 3] = [
-    "pcqa_tls_certificate_expiry_timestamp_seconds",
-    "pcqa_key_limited_total",
-    "pcqa_device_out_of_memory_total",
-];
+const ABSENT: [&str; 3] =
+    ["pcqa_tls_certificate_expiry_timestamp_seconds", "pcqa_key_limited_total", "pcqa_device_out_of_memory_total"];
 
 /// A page of metrics.
 struct Page(String);

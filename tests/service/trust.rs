@@ -83,8 +83,7 @@ async fn nobody_is_let_in_without_a_key_and_health_and_reflection_need_none() {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut reflection = ServerReflectionClient::new(house.channel.clone());
-    let mut answers =
-        reflection.server_reflection_info(tokio_stream::iter([question])).await.unwrap().into_inner();
+    let mut answers = reflection.server_reflection_info(tokio_stream::iter([question])).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().unwrap().message_response.is_some());
 
     let (next, next_line) = new_key("ci");
