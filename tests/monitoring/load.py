@@ -14,8 +14,8 @@ import grpc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "grpcio"))
 from test_service import OPTIONS, clip, png  # noqa: E402: another test's helpers
 
-PATIENCE = 60
-BURST = 80
+PATIENCE = 180
+BURST = 48
 
 
 class Load:
