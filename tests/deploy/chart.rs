@@ -1,7 +1,9 @@
 //! The chart and what Helm makes of it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{LazyLock, Mutex};
 
 use serde_json::Value;
 
@@ -45,6 +47,9 @@ pub fn template(release: &str, values: &Path, kubernetes: &str) -> Result<String
     helm.args(["template", release, "--namespace", NAMESPACE, "--kube-version", kubernetes, "--values"]);
     outcome(helm.arg(values).arg(chart()))
 }
+
+/// What was rendered on the newest version, by release and values: many tests look at the same objects.
+static RENDERED: LazyLock<Mutex<HashMap<(String, PathBuf), String>>> = LazyLock::new(Mutex::default);
 
 /// One file of values that the chart must render.
 pub struct Case {
@@ -90,7 +95,13 @@ impl Case {
 
     /// As a release of that name.
     pub fn objects_of(&self, release: &str) -> Objects {
-        let text = template(release, &self.values, NEWEST).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let key = (release.to_owned(), self.values.clone());
+        let known = RENDERED.lock().unwrap().get(&key).cloned();
+        let text = known.unwrap_or_else(|| {
+            let text = template(release, &self.values, NEWEST).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+            RENDERED.lock().unwrap().insert(key, text.clone());
+            text
+        });
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         Objects(documents.into_iter().filter(|document| !document.is_null()).collect())
     }
