@@ -18,7 +18,7 @@ pub(super) fn html(report: &Report, thumbnails: &mut Thumbnails) -> String {
     let charts = match report.charts.len() {
         0 => charts,
         // An ablation's only one, which the page is about.
-        1 => format!(r#"<section>{charts}</section>"#),
+        1 => format!("<section>{charts}</section>"),
         _ => format!(r#"<section><h2>Training</h2><div class="pair">{charts}</div></section>"#),
     };
     let sections: String = report.sections.iter().map(|part| section(part, thumbnails)).collect();
