@@ -11,18 +11,25 @@ use super::torch::{checked, index};
 /// What was found, once.
 static CUDA: OnceLock<Result<Shim, String>> = OnceLock::new();
 
+type DeviceName = unsafe extern "C" fn(i32, *mut c_char, usize) -> *mut c_char;
+type MemoryCap = unsafe extern "C" fn(i32, f64) -> *mut c_char;
+type GraphPool = unsafe extern "C" fn(*mut u64) -> *mut c_char;
+type GraphBegin = unsafe extern "C" fn(i32, *const u64, *mut *mut c_void) -> *mut c_char;
+type GraphCall = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
+type GraphEnd = unsafe extern "C" fn(*mut c_void);
+
 /// The second shim's functions.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(cuda_shim), allow(dead_code))]
 pub(super) struct Functions {
-    device_name: unsafe extern "C" fn(i32, *mut c_char, usize) -> *mut c_char,
-    memory_cap: unsafe extern "C" fn(i32, f64) -> *mut c_char,
-    pub graph_pool: unsafe extern "C" fn(*mut u64) -> *mut c_char,
-    pub graph_begin: unsafe extern "C" fn(i32, *const u64, *mut *mut c_void) -> *mut c_char,
-    pub graph_end: unsafe extern "C" fn(*mut c_void) -> *mut c_char,
-    pub graph_abandon: unsafe extern "C" fn(*mut c_void),
-    pub graph_replay: unsafe extern "C" fn(*mut c_void) -> *mut c_char,
-    pub graph_delete: unsafe extern "C" fn(*mut c_void),
+    device_name: DeviceName,
+    memory_cap: MemoryCap,
+    pub graph_pool: GraphPool,
+    pub graph_begin: GraphBegin,
+    pub graph_end: GraphCall,
+    pub graph_abandon: GraphEnd,
+    pub graph_replay: GraphCall,
+    pub graph_delete: GraphEnd,
 }
 
 /// The second shim, or why it is not there; CUDA can be used without.
@@ -147,14 +154,14 @@ impl Functions {
         // SAFETY: `graphs.cpp` declares each of them with the type that the field has.
         unsafe {
             Ok(Self {
-                device_name: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_device_name")?),
-                memory_cap: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_memory_cap")?),
-                graph_pool: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_pool")?),
-                graph_begin: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_begin")?),
-                graph_end: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_end")?),
-                graph_abandon: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_abandon")?),
-                graph_replay: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_replay")?),
-                graph_delete: std::mem::transmute::<*mut c_void, _>(find(c"pcqa_graph_delete")?),
+                device_name: std::mem::transmute::<*mut c_void, DeviceName>(find(c"pcqa_device_name")?),
+                memory_cap: std::mem::transmute::<*mut c_void, MemoryCap>(find(c"pcqa_memory_cap")?),
+                graph_pool: std::mem::transmute::<*mut c_void, GraphPool>(find(c"pcqa_graph_pool")?),
+                graph_begin: std::mem::transmute::<*mut c_void, GraphBegin>(find(c"pcqa_graph_begin")?),
+                graph_end: std::mem::transmute::<*mut c_void, GraphCall>(find(c"pcqa_graph_end")?),
+                graph_abandon: std::mem::transmute::<*mut c_void, GraphEnd>(find(c"pcqa_graph_abandon")?),
+                graph_replay: std::mem::transmute::<*mut c_void, GraphCall>(find(c"pcqa_graph_replay")?),
+                graph_delete: std::mem::transmute::<*mut c_void, GraphEnd>(find(c"pcqa_graph_delete")?),
             })
         }
     }
