@@ -19,6 +19,7 @@ use pcqa::media::{FrameStack, Frames};
 use pcqa::model::{Bundle, Device, Dtype, Ensemble, EnsembleScore, LoadOptions, Serving, Track};
 use pcqa::native::{self, InferenceMode};
 use pcqa::text::{TokenIds, Tokenizer};
+use pcqa::trace::Parent;
 use pcqa::train::hash_init::bits;
 use serde_json::{Value, json};
 
@@ -358,7 +359,14 @@ fn start(house: &House, graphs: bool) -> anyhow::Result<Engine> {
 
 fn order(caller: u64, frames: u32) -> Order {
     let deadline = Instant::now() + Duration::from_secs(300);
-    Order { caller: Caller(caller), track: Track::Image, priority: Priority::Interactive, frames, deadline }
+    Order {
+        caller: Caller(caller),
+        track: Track::Image,
+        priority: Priority::Interactive,
+        frames,
+        deadline,
+        span: Parent::default(),
+    }
 }
 
 /// Tiles of random colours with a little noise, unlike those of every other `item`.

@@ -42,7 +42,8 @@ impl Dtype {
         }
     }
 
-    pub(super) fn kind(self) -> Kind {
+    /// libtorch's name for it.
+    pub fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
