@@ -120,7 +120,7 @@ impl<'a> House<'a> {
 
     fn serve(&self, device: Device, dtype: Dtype, graphs: bool) -> anyhow::Result<Ensemble> {
         let options = LoadOptions { device, dtype, tta: false };
-        Ok(Ensemble::serve(&self.bundle, options, self.serving(graphs)).context("loading")?)
+        Ensemble::serve(&self.bundle, options, self.serving(graphs)).context("loading")
     }
 
     fn serving(&self, graphs: bool) -> Serving {
