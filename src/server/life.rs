@@ -184,16 +184,26 @@ fn routes(config: &Config, calls: &CallLayer, served: Served, health: HealthServ
 }
 
 /// Waits until the last call is answered and the device's thread has ended.
-async fn drain(transport: JoinHandle<()>, calls: &CallLayer, mut health: Health, served: &Served) {
-    while calls.in_progress() > 0 {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
-    health.end_watches().await;
-    // The last answers are on their way. A connection that says nothing never ends by itself.
-    match tokio::time::timeout(LAST_BYTES, transport).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the transport panicked while draining"),
-        Err(_) => tracing::debug!("connections were left open"),
+async fn drain(mut transport: JoinHandle<()>, calls: &CallLayer, mut health: Health, served: &Served) {
+    loop {
+        while calls.in_progress() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        health.end_watches().await;
+        // The last answers are on their way. A connection that says nothing never ends by itself.
+        match tokio::time::timeout(LAST_BYTES, &mut transport).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the transport panicked while draining");
+                break;
+            }
+            // A client calls until it has read that it shall go: what it has begun by then is finished too.
+            Err(_) if calls.in_progress() > 0 => {}
+            Err(_) => {
+                tracing::debug!("connections were left open");
+                break;
+            }
+        }
     }
     if let Ok(scoring) = served.ready() {
         scoring.engine.stop();
