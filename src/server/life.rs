@@ -120,7 +120,7 @@ async fn serve(config: Config) -> Result<Ending> {
 
     let ending = tokio::select! {
         () = signals.next() => Ending::Asked,
-        () = served.ended() => Ending::DeviceLost,
+        () = served.ending() => Ending::DeviceLost,
         ended = &mut transport => {
             ended.context("the transport panicked")?;
             anyhow::bail!("the transport ended by itself");
