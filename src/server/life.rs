@@ -64,7 +64,12 @@ pub async fn run(config: Config) -> Result<Ending> {
     };
     let ending = serve(config).await;
     if let Some(exporter) = exporter.filter(|_| !matches!(ending, Ok(Ending::Cut))) {
-        match tokio::task::spawn_blocking(|| exporter.finish(LAST_SPANS)).await.context("panicked") {
+        let mut signals = Signals::new()?;
+        let finished = tokio::select! {
+            finished = tokio::task::spawn_blocking(|| exporter.finish(LAST_SPANS)) => finished,
+            () = signals.next() => return ending.and(Ok(Ending::Cut)),
+        };
+        match finished.context("panicked") {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "the last traces may be lost"),
             Err(error) => tracing::warn!("the last traces may be lost: {error:#}"),
