@@ -245,6 +245,12 @@ impl Engine {
         self.devices.iter().filter_map(of).collect()
     }
 
+    /// Resolves when no more items are taken: after [`stop`](Self::stop), or because a device was lost, of which the
+    /// others still score what has a place.
+    pub async fn ending(&self) {
+        self.queue.0.ending().await;
+    }
+
     /// Resolves when the devices' threads have ended: after [`stop`](Self::stop), or because one panicked or its device
     /// failed repeatedly.
     pub async fn ended(&self) {

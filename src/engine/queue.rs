@@ -26,6 +26,8 @@ pub(super) struct Queue {
     work: Condvar,
     /// There may be an earlier deadline, or nothing more to come.
     deadlines: Condvar,
+    /// Nothing new is taken.
+    ending: watch::Sender<bool>,
     closed: watch::Sender<bool>,
     max_batch_frames: u32,
 }
@@ -60,7 +62,8 @@ impl Queue {
         let state = State { former: Former::new(limits), phase: Phase::Open, devices: limits.devices };
         let (work, deadlines) = (Condvar::new(), Condvar::new());
         let max_batch_frames = limits.max_batch_frames;
-        Self { state: Mutex::new(state), work, deadlines, closed: watch::Sender::new(false), max_batch_frames }
+        let (ending, closed) = (watch::Sender::new(false), watch::Sender::new(false));
+        Self { state: Mutex::new(state), work, deadlines, ending, closed, max_batch_frames }
     }
 
     /// Gives `order` a place in line.
@@ -165,6 +168,7 @@ impl Queue {
         }
         drop(state);
         self.work.notify_all();
+        self.ending.send_replace(true);
     }
 
     /// A device's thread has ended. Where it was lost the others score what has a place, and nothing new is taken; with
@@ -186,6 +190,7 @@ impl Queue {
         drop(abandoned);
         self.work.notify_all();
         self.deadlines.notify_all();
+        self.ending.send_replace(true);
         self.closed.send_replace(true);
     }
 
@@ -195,6 +200,12 @@ impl Queue {
         let now = Instant::now();
         let oldest = state.former.oldest().map(|since| now.saturating_duration_since(since)).unwrap_or_default();
         Standing { items: state.former.items() as u64, frames: state.former.frames(), oldest }
+    }
+
+    /// Resolves once nothing new is taken.
+    pub async fn ending(&self) {
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
     }
 
     /// Resolves once the queue is closed.

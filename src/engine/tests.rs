@@ -316,6 +316,8 @@ async fn several_devices_take_from_one_line_and_one_that_is_lost_leaves_the_rest
         ticket.await.unwrap();
     }
     assert!(matches!(fatal.await, Err(EngineError::Stopped)));
+    house.engine.ending().await;
+    assert!(matches!(house.submit(1, 1), Err(EngineError::Stopped)));
     assert_eq!(behind.await.unwrap().score.mos, 3.0);
     house.engine.ended().await;
     assert!(matches!(house.submit(1, 1), Err(EngineError::Stopped)));

@@ -1,7 +1,7 @@
 //! Connections from accept to close: TLS, the limits of HTTP/2, an end by age or by the drain. In either end the client
 //! is told (GOAWAY) and what it has begun is finished. What is asked on a connection may not enter.
 
-use std::io;
+use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,8 +24,10 @@ use super::config::ConnectionOptions;
 use super::trust::Tls;
 use crate::metrics;
 
-/// Longest time for a TLS handshake.
+/// Longest time for a TLS handshake, and for the client's first words of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Bytes of these words: `PRI * HTTP/2.0` and what follows.
+const PREFACE_BYTES: usize = 24;
 /// Wait after a connection could not be accepted: for want of file handles, the next cannot either.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -104,6 +106,23 @@ async fn connection(host: Host, stream: TcpStream, peer: SocketAddr, tls: Option
     }
 }
 
+/// `stream`, once its client has begun to speak HTTP/2: before that, hyper waits for ever and asks for no sign of life.
+async fn greeted(stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<impl AsyncRead + AsyncWrite + Unpin> {
+    let (mut reader, writer) = tokio::io::split(stream);
+    let mut preface = [0; PREFACE_BYTES];
+    match tokio::time::timeout(HANDSHAKE, reader.read_exact(&mut preface)).await {
+        Ok(Ok(_)) => Some(tokio::io::join(Cursor::new(preface).chain(reader), writer)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection ended before it spoke HTTP/2");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a connection took too long to speak HTTP/2");
+            None
+        }
+    }
+}
+
 /// One connection, for metrics, however it ends.
 struct Counted;
 
@@ -122,6 +141,7 @@ impl Drop for Counted {
 
 impl Host {
     async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, info: TcpConnectInfo) {
+        let Some(stream) = greeted(stream).await else { return };
         let routes = self.routes;
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());

@@ -64,7 +64,12 @@ pub async fn run(config: Config) -> Result<Ending> {
     };
     let ending = serve(config).await;
     if let Some(exporter) = exporter.filter(|_| !matches!(ending, Ok(Ending::Cut))) {
-        match tokio::task::spawn_blocking(|| exporter.finish(LAST_SPANS)).await.context("panicked") {
+        let mut signals = Signals::new()?;
+        let finished = tokio::select! {
+            finished = tokio::task::spawn_blocking(|| exporter.finish(LAST_SPANS)) => finished,
+            () = signals.next() => return ending.and(Ok(Ending::Cut)),
+        };
+        match finished.context("panicked") {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "the last traces may be lost"),
             Err(error) => tracing::warn!("the last traces may be lost: {error:#}"),
@@ -120,7 +125,7 @@ async fn serve(config: Config) -> Result<Ending> {
 
     let ending = tokio::select! {
         () = signals.next() => Ending::Asked,
-        () = served.ended() => Ending::DeviceLost,
+        () = served.ending() => Ending::DeviceLost,
         ended = &mut transport => {
             ended.context("the transport panicked")?;
             anyhow::bail!("the transport ended by itself");
@@ -184,16 +189,26 @@ fn routes(config: &Config, calls: &CallLayer, served: Served, health: HealthServ
 }
 
 /// Waits until the last call is answered and the device's thread has ended.
-async fn drain(transport: JoinHandle<()>, calls: &CallLayer, mut health: Health, served: &Served) {
-    while calls.in_progress() > 0 {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
-    health.end_watches().await;
-    // The last answers are on their way. A connection that says nothing never ends by itself.
-    match tokio::time::timeout(LAST_BYTES, transport).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the transport panicked while draining"),
-        Err(_) => tracing::debug!("connections were left open"),
+async fn drain(mut transport: JoinHandle<()>, calls: &CallLayer, mut health: Health, served: &Served) {
+    loop {
+        while calls.in_progress() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        health.end_watches().await;
+        // The last answers are on their way. A connection that says nothing never ends by itself.
+        match tokio::time::timeout(LAST_BYTES, &mut transport).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the transport panicked while draining");
+                break;
+            }
+            // A client calls until it has read that it shall go: what it has begun by then is finished too.
+            Err(_) if calls.in_progress() > 0 => {}
+            Err(_) => {
+                tracing::debug!("connections were left open");
+                break;
+            }
+        }
     }
     if let Ok(scoring) = served.ready() {
         scoring.engine.stop();

@@ -42,12 +42,21 @@ impl Reloads {
         loop {
             let is_due = tokio::select! {
                 _ = self.hangups.recv() => true,
-                () = tokio::time::sleep(EVERY) => self.watched.has_settled(),
+                () = tokio::time::sleep(EVERY) => self.has_settled().await,
             };
             if is_due {
                 reload(self.config.clone(), &served).await;
             }
         }
+    }
+
+    /// Off the async threads: the directory may lie on a file system that does not answer.
+    async fn has_settled(&mut self) -> bool {
+        let mut watched = self.watched.clone();
+        let looking = tokio::task::spawn_blocking(move || (watched.has_settled(), watched));
+        let Ok((has_settled, watched)) = looking.await else { return false };
+        self.watched = watched;
+        has_settled
     }
 }
 
@@ -92,6 +101,7 @@ async fn reload(config: Arc<Config>, served: &Served) {
 struct Look(Vec<(std::ffi::OsString, u64, Option<SystemTime>)>);
 
 /// Notices that the directory has changed, once it has stopped to.
+#[derive(Clone)]
 struct Watched {
     directory: Option<PathBuf>,
     loaded: Option<Look>,

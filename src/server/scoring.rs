@@ -101,7 +101,9 @@ impl Scoring {
         terms: Terms,
     ) -> Result<Vec<proto::RankedImage>, ServiceError> {
         let asked = Asked::for_items(images.len(), terms.deadline);
-        let mut spans: Vec<trace::Span> = images.iter().map(|_| item_span(Track::Image, terms)).collect();
+        // With more images than that the request is refused: millions of empty ones fit into a message.
+        let most = self.limits.max_rank_images.get() as usize;
+        let mut spans: Vec<trace::Span> = images.iter().take(most).map(|_| item_span(Track::Image, terms)).collect();
         let answer = self.rank_items(prompt, images, terms, &mut spans).await;
         asked.answered();
         if let Err(error) = &answer {

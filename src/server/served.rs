@@ -65,19 +65,19 @@ impl Served {
         }
     }
 
-    /// Resolves when the device of what is served now is lost, or its engine stopped.
-    pub async fn ended(&self) {
+    /// Resolves when a device of what is served now is lost, or its engine stopped: it takes nothing more.
+    pub async fn ending(&self) {
         let mut changes = self.now.subscribe();
         loop {
             let now = changes.borrow_and_update().clone();
-            let ended = async {
+            let ending = async {
                 match &now {
-                    Some(scoring) => scoring.engine.ended().await,
+                    Some(scoring) => scoring.engine.ending().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = ended => return,
+                () = ending => return,
                 // The sender is `self`: it cannot be gone.
                 _ = changes.changed() => {}
             }

@@ -79,7 +79,9 @@ impl ScoringService for Service {
         let images: Vec<_> = images.into_iter().map(|image| Media::new(image, share.clone())).collect();
         drop(share);
         let scoring = self.served.ready()?;
-        guest.spend(u32::try_from(images.len()).unwrap_or(u32::MAX))?;
+        // A request that is refused for its length does not lock its key out for days.
+        let most = scoring.limits.max_rank_images.get();
+        guest.spend(u32::try_from(images.len()).unwrap_or(u32::MAX).min(most))?;
         let ranked = scoring.rank(&prompt, images, terms).await?;
         Ok(Response::new(proto::RankImagesResponse { ranked }))
     }

@@ -58,6 +58,13 @@ async fn a_connection_that_gives_no_sign_of_life_is_closed() {
 }
 
 #[tokio::test]
+async fn a_connection_that_never_says_a_word_is_closed() {
+    let house = House::start(&[]).await;
+    let closed = tokio::time::timeout(PATIENCE, raw::say_nothing(&house)).await;
+    closed.expect("a connection that never speaks stays for ever");
+}
+
+#[tokio::test]
 async fn sixty_four_videos_in_progress_are_finished_by_the_drain() {
     const EACH: usize = 16;
     let house = House::start(&["--max-queue-frames=4096", "--drain-grace-seconds=100"]).await;

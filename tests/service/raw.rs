@@ -130,6 +130,12 @@ pub async fn say_hello_and_no_more(house: &House) {
     let _ = stream.read_to_end(&mut Vec::new()).await;
 }
 
+/// Opens a connection and never says a word. Ends when the server closes it.
+pub async fn say_nothing(house: &House) {
+    let mut stream = TcpStream::connect(&house.address).await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
 /// The first bytes of a connection, with no settings.
 pub fn hello() -> Vec<u8> {
     const SETTINGS: u8 = 4;

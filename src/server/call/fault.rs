@@ -6,9 +6,15 @@ use tonic::{Code, Status};
 
 use crate::server::error::ServiceError;
 
-/// tonic says OUT_OF_RANGE to a message over its limit, and INTERNAL to a request without a message or with half of one.
-/// Here each is an invalid argument. It says UNKNOWN where the connection or the stream broke off: nobody is left to read
-/// the answer, but it is counted as what it was.
+/// How tonic and prost begin what they say of bytes that are no message.
+const NOT_A_MESSAGE: [&str; 2] = ["failed to decode Protobuf message", "protocol error: received message"];
+/// How tonic begins what it says of a stream that was reset.
+const BROKEN_OFF: &str = "h2 protocol error";
+
+/// tonic says OUT_OF_RANGE to a message over its limit, and INTERNAL to a request without a message, with half of one, or
+/// with bytes that are none. Here each is an invalid argument: INTERNAL is a fault of ours. It says UNKNOWN, or INTERNAL
+/// with words of HTTP/2, where the connection or the stream broke off: nobody is left to read the answer, but it is
+/// counted as what it was.
 pub(in crate::server) fn fault_named(status: Status) -> Status {
     let problem = match (status.code(), status.message()) {
         (Code::OutOfRange, message) => {
@@ -20,10 +26,17 @@ pub(in crate::server) fn fault_named(status: Status) -> Status {
         }
         (Code::Internal, "Missing request message.") => "is missing".to_owned(),
         (Code::Internal, "Unexpected EOF decoding stream.") => "ends before its announced length".to_owned(),
-        (Code::Unknown, _) => return Status::cancelled("the caller has gone away"),
+        // These words name fields and numbers, and nothing of what was sent.
+        (Code::Internal, message) if NOT_A_MESSAGE.iter().any(|begin| message.starts_with(begin)) => message.to_owned(),
+        (Code::Internal, message) if message.starts_with(BROKEN_OFF) => return gone_away(),
+        (Code::Unknown, _) => return gone_away(),
         _ => return status,
     };
     ServiceError::invalid("message", problem).into()
+}
+
+fn gone_away() -> Status {
+    Status::cancelled("the caller has gone away")
 }
 
 /// As [`fault_named`], of a whole response.
@@ -47,6 +60,19 @@ mod tests {
         }
         assert_eq!(fault_named(Status::internal("internal error 0")).code(), Code::Internal);
         assert_eq!(fault_named(Status::unknown("h2 protocol error")).code(), Code::Cancelled);
+        assert_eq!(fault_named(Status::internal("h2 protocol error: reset")).code(), Code::Cancelled);
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_invalid_arguments() {
+        for tonic in [
+            "failed to decode Protobuf message: invalid varint",
+            "protocol error: received message with compressed-flag but no grpc-encoding was specified",
+        ] {
+            let status = fault_named(Status::internal(tonic));
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert_eq!(status.message(), format!("message: {tonic}"));
+        }
     }
 
     #[test]

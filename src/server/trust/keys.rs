@@ -37,8 +37,9 @@ impl Door {
     /// stream by a key that is gone has no more items scored.
     pub fn change_keys(&self, file: &[u8]) -> Result<()> {
         if let Some(keys) = &self.0 {
+            // Calls are let in meanwhile: the file may be long, and nobody else changes what is read here.
+            let changed = keys.read().unwrap_or_else(PoisonError::into_inner).changed(file)?;
             let mut keys = keys.write().unwrap_or_else(PoisonError::into_inner);
-            let changed = keys.changed(file)?;
             for (digest, pass) in &keys.entries {
                 if !changed.entries.iter().any(|(known, _)| known == digest) {
                     pass.revoke();
