@@ -4,10 +4,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use prost::Message;
+use prost::bytes::Buf;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstEncoder};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// Most fields of one message, each element of a list counted: an empty element has two bytes on the wire and many more in
+/// memory, so that a message within its limit of bytes could take gigabytes. No message with a use comes near.
+const MAX_FIELDS: usize = 65_536;
 
 /// Encodes `T`, decodes `U`; a message that is no valid protobuf (broken wire format, strings that are not UTF-8) ends
 /// in INVALID_ARGUMENT with the field in its BadRequest details, where tonic's own codec says INTERNAL.
@@ -48,6 +54,10 @@ impl<U: Message + Default> Decoder for StrictDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // tonic hands over the whole message in one piece.
+        if has_too_many_fields(buffer.chunk()) {
+            return Err(refusal(&format!("request: has more than {MAX_FIELDS} fields")));
+        }
         U::decode(buffer).map(Some).map_err(|error| {
             let mut status = refusal(&error.to_string());
             // Sources do not travel: a client tells by it an answer that it cannot read from a refused request.
@@ -59,6 +69,18 @@ impl<U: Message + Default> Decoder for StrictDecoder<U> {
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::default()
     }
+}
+
+fn has_too_many_fields(mut message: &[u8]) -> bool {
+    let mut fields = 0;
+    while let Ok((tag, wire_type)) = decode_key(&mut message) {
+        fields += 1;
+        // What is broken is for the decoder to tell.
+        if fields > MAX_FIELDS || skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    fields > MAX_FIELDS
 }
 
 /// prost writes `failed to decode Protobuf message: ScoreImageRequest.prompt: invalid string value: …`: the path is
@@ -88,6 +110,16 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "prompt");
         assert!(status.message().starts_with("prompt: invalid string value"), "{}", status.message());
+    }
+
+    #[test]
+    fn a_list_of_millions_of_nothings_is_not_read() {
+        let empty_image = [0x12, 0];
+        assert!(!has_too_many_fields(&empty_image.repeat(MAX_FIELDS)));
+        assert!(has_too_many_fields(&empty_image.repeat(MAX_FIELDS + 1)));
+        assert!(!has_too_many_fields(b"") && !has_too_many_fields(b"\xff\xff\xff"));
+        let status = refusal(&format!("request: has more than {MAX_FIELDS} fields"));
+        assert_eq!(status.message(), "request: has more than 65536 fields");
     }
 
     #[test]

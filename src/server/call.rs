@@ -124,9 +124,9 @@ impl CallLayer {
         rpc: &str,
         request: &Request<Body>,
         arrived: Instant,
+        guest: Guest,
         span: trace::Parent,
     ) -> Result<Call, ServiceError> {
-        let guest = self.door.admit(request.headers())?;
         let client_timeout = request.headers().get("grpc-timeout").map(|value| timeout::parse(value.as_bytes()));
         let client_timeout = match client_timeout {
             Some(None) => {
@@ -195,9 +195,12 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let arrived = Instant::now();
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let record = Record::begin(&rpc, request.headers(), &self.layer.sources, arrived);
+        let guest = self.layer.door.admit(request.headers());
+        let is_stranger = matches!(guest, Err(ServiceError::Unauthenticated(_)));
+        let record = Record::begin(&rpc, request.headers(), &self.layer.sources, arrived, is_stranger);
         let log = record.log().clone();
-        let call = match log.in_scope(|| self.layer.admit(&rpc, &request, arrived, record.span())) {
+        let admit = |guest| self.layer.admit(&rpc, &request, arrived, guest, record.span());
+        let call = match log.in_scope(|| guest.and_then(admit)) {
             Ok(call) => call,
             Err(error) => return Box::pin(async move { Ok(record.accompany(refusal(error))) }),
         };

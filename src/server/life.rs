@@ -221,7 +221,7 @@ fn announce_listening(config: &Config, listener: &TcpListener) -> Result<()> {
     let (tls, keys) = (trust.tls_certificate.is_some(), trust.keys_file.is_some());
     let client_certificates = trust.tls_client_ca.is_some();
     tracing::info!(tls, client_certificates, keys, listen = %listener.local_addr()?, "listening");
-    let is_exposed = !config.listen.ip().is_loopback();
+    let is_exposed = !config.listen.ip().to_canonical().is_loopback();
     if is_exposed && keys && !tls {
         tracing::warn!("keys and media travel in the clear: set tls_certificate, or let nobody listen on the way");
     }

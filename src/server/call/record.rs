@@ -43,11 +43,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub fn begin(rpc: &str, headers: &HeaderMap, sources: &Sources, arrived: Instant) -> Self {
+    /// A stranger's calls are not traced: else anybody could fill what waits for the collector.
+    pub fn begin(rpc: &str, headers: &HeaderMap, sources: &Sources, arrived: Instant, is_stranger: bool) -> Self {
         let (rpc, name) = RPCS.into_iter().find(|(known, _)| *known == rpc).unwrap_or(OTHER);
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let remote = trace::Remote::of(text("traceparent"), text("tracestate"));
-        let mut span = trace::Span::of_call(name, &remote, arrived);
+        let mut span = if is_stranger { trace::Span::default() } else { trace::Span::of_call(name, &remote, arrived) };
         let trace_id = remote.trace_id().or_else(|| span.parent().trace_id());
         let request_id = headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned().unwrap_or_else(new_id);
         let shown = request_id.to_str().unwrap_or_default();
@@ -177,7 +178,7 @@ mod tests {
 
     fn id_of(given: &[u8]) -> String {
         let headers = HeaderMap::from_iter([(REQUEST_ID.parse().unwrap(), HeaderValue::from_bytes(given).unwrap())]);
-        let record = Record::begin("ScoreImage", &headers, &Sources::default(), Instant::now());
+        let record = Record::begin("ScoreImage", &headers, &Sources::default(), Instant::now(), false);
         record.request_id.to_str().unwrap().to_owned()
     }
 
