@@ -319,7 +319,8 @@ fn memory(house: &House) -> Outcome {
 /// What the engine makes of the device when frames come decoded: two batches on their way, one prompt.
 fn engine(house: &House) -> Outcome {
     let engine = Arc::new(start(house, true)?);
-    let items = Arc::new(house.items(Track::Image, 0, 64));
+    // A picture of its own for each caller: a batch looks at equal ones once.
+    let items = Arc::new(house.items(Track::Image, 0, u64::from(2 * house.args.max_batch_frames)));
     let prompt = house.tokenizer.encode("a red fox in the snow");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (scored, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -331,10 +332,8 @@ fn engine(house: &House) -> Outcome {
             let (engine, items, prompt) = (engine.clone(), items.clone(), prompt.clone());
             let (scored, failed) = (scored.clone(), failed.clone());
             callers.push(tokio::spawn(async move {
-                let mut turn = caller as usize;
                 while begin.elapsed() < 2 * seconds {
-                    turn += 7;
-                    let item = items[turn % items.len()].clone();
+                    let item = items[caller as usize].clone();
                     let answer = match engine.reserve(order(caller, 1)) {
                         Ok(place) => place.submit(prompt.clone(), item).await,
                         Err(error) => Err(error),
