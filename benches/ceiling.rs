@@ -119,6 +119,10 @@ fn main() -> anyhow::Result<()> {
         let memory = Memory { peak_kib: peak_memory()?, gpu: native::memory(args.device)? };
         show(&args, batch, &bundle, &rows, &memory);
     }
+    if args.device != Device::Cpu {
+        // The destructors of CUDA are no part of what was measured.
+        native::end_at_once(0);
+    }
     Ok(())
 }
 
@@ -204,6 +208,9 @@ fn whole(args: &Args, ensemble: &Ensemble, prompts: &[&TokenIds]) -> anyhow::Res
 /// Every network alone; one of them is in memory at a time.
 fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
     let (track, kind, device) = (args.track.model(), args.dtype.kind(), args.device);
+    // As a device's thread is, for which serving sees to it.
+    native::own_stream(device)?;
+    native::exact_arithmetic()?;
     let frames = prompts.len() as i64 * i64::from(frames_of(track, bundle.manifest().max_frames));
     let longest = tokenizer.encode(&PROMPT.repeat(20));
     let long = vec![&longest; prompts.len()];
