@@ -191,7 +191,7 @@ fn variables_of_the_client_of_the_setup_and_of_kubernetes_are_let_be() {
 
 #[test]
 fn options_that_contradict_each_other_are_refused() {
-    let pairs: [(&[&str], &str); 8] = [
+    let pairs: [(&[&str], &str); 9] = [
         (&["--max-message-bytes=1000000"], "max_image_bytes: is 33554432, must be at most 1000000 (max_message_bytes)"),
         (&["--max-queue-frames=63"], "max_rank_images: is 32, must be at most 31 (half of max_queue_frames)"),
         (
@@ -202,6 +202,7 @@ fn options_that_contradict_each_other_are_refused() {
         (&["--max-message-bytes=4294967296"], "max_message_bytes: is 4294967296"),
         (&["--decode-threads=18446744073709551615"], "decode_threads: is 18446744073709551615, must be at most"),
         (&["--decoder-workers=4097"], "decoder_workers: is 4097, must be at most"),
+        (&["--max-header-bytes=1"], "max_header_bytes: is 1, must be at least 1024"),
         (&["--decoder-memory-bytes=1000"], "decoder_memory_bytes: is 1000, must be at least 536870912"),
     ];
     for (flags, problem) in pairs {

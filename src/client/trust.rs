@@ -14,6 +14,9 @@ use super::call;
 
 const KEY_VARIABLE: &str = "PCQA_API_KEY";
 
+/// What a certificate begins with in a PEM file.
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// Sent with every call, where there is one.
 #[derive(Debug, Clone)]
 pub struct ApiKey(Option<MetadataValue<Ascii>>);
@@ -62,7 +65,13 @@ pub fn with_tls(endpoint: Endpoint, args: &ServerArgs) -> Result<Endpoint, Error
     }
     let mut tls = ClientTlsConfig::new();
     tls = match tls_ca {
-        Some(path) => tls.ca_certificate(Certificate::from_pem(read("tls-ca", path)?)),
+        Some(path) => {
+            let pem = read("tls-ca", path)?;
+            if !pem.windows(PEM_CERTIFICATE.len()).any(|part| part == PEM_CERTIFICATE) {
+                return Err(Error::Usage(format!("--tls-ca {}: holds no certificate", path.display())));
+            }
+            tls.ca_certificate(Certificate::from_pem(pem))
+        }
         None => tls.with_native_roots(),
     };
     tls = match (tls_cert, tls_key) {

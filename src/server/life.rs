@@ -115,7 +115,10 @@ async fn serve(config: Config) -> Result<Ending> {
     });
     let loaded = tokio::select! {
         loaded = loading => loaded.context("loading panicked")??,
-        () = signals.next() => return Ok(Ending::Asked),
+        () = signals.next() => {
+            tracing::info!("asked to end while loading");
+            return Ok(Ending::Asked);
+        }
     };
     let options = loaded.engine.facts().options;
     served.put(loaded);

@@ -86,13 +86,17 @@ def score_many(service, prompt, files):
 
 def one_stream(service, prompt, files):
     """(index, Score or ItemError) of `files`. Each is read when the server has room for it and no sooner."""
-    to_send = queue.Queue()
+    to_send, unreadable = queue.Queue(), []
     for index in files:
         to_send.put(index)
 
     def requests():
         while (index := to_send.get()) is not None:
-            image = Path(files[index]).read_bytes()
+            try:
+                image = Path(files[index]).read_bytes()
+            except OSError as error:
+                unreadable.append(error)  # grpcio would say no more than that the iterator failed
+                raise
             yield pb.ScoreStreamRequest(item_id=str(index), prompt=prompt, image=image, priority=pb.PRIORITY_BULK)
 
     left = len(files)
@@ -107,6 +111,10 @@ def one_stream(service, prompt, files):
             if left == 0:
                 to_send.put(None)
             yield index, getattr(answer, answer.WhichOneof("outcome"))
+    except grpc.RpcError:
+        if unreadable:
+            raise unreadable[0] from None
+        raise
     finally:
         to_send.put(None)
 
@@ -136,6 +144,9 @@ def main():
         except grpc.RpcError as error:
             failed += 1
             print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+        except OSError as error:
+            failed += 1
+            print(error, file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -9,6 +9,9 @@ const MAX_PARALLEL: usize = 4096;
 /// caller blamed.
 const MIN_DECODER_MEMORY: u64 = 512 << 20;
 
+/// Below this the headers of a usual call with a key do not fit: nobody could call, nor ask for health.
+const MIN_HEADER_BYTES: u32 = 1024;
+
 impl Config {
     /// Refuses options that contradict each other, naming the key to change.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -23,6 +26,10 @@ impl Config {
         let bytes = time.max_in_flight_bytes.get() / 2;
         at_most("max_message_bytes", limits.max_message_bytes.get(), "half of max_in_flight_bytes", bytes)?;
         self.check_trust()?;
+        let headers = self.connections.max_header_bytes.get();
+        if headers < MIN_HEADER_BYTES {
+            return Err(ConfigError(format!("max_header_bytes: is {headers}, must be at least {MIN_HEADER_BYTES}")));
+        }
         let memory = self.decoding.decoder_memory_bytes.get();
         if memory < MIN_DECODER_MEMORY {
             return Err(ConfigError(format!(

@@ -2,6 +2,9 @@
      value to change. */}}
 {{- define "pcqa.check" -}}
 {{- $values := .Values -}}
+{{- if not (regexMatch "^[a-z]" (include "pcqa.fullname" .)) -}}
+{{- fail (printf "fullnameOverride: must be set, as no Service may be called %s: its name begins with a letter" (include "pcqa.fullname" .)) -}}
+{{- end -}}
 {{- $drain := $values.drain -}}
 {{- if ge (float64 $drain.preStopSeconds) (addf $drain.waitSeconds $drain.graceSeconds) -}}
 {{- fail (printf "drain.preStopSeconds: is %v, must be less than waitSeconds and graceSeconds together (%v)" $drain.preStopSeconds (addf $drain.waitSeconds $drain.graceSeconds)) -}}
