@@ -54,7 +54,7 @@ dashboard-test: ## check dashboards, alerts and runbook; then put a server under
 	promtool check rules deploy/helm/pcqa/rules/*.yaml
 	promtool test rules tests/monitoring/alerts.test.yaml
 	$(PYTHON) tests/monitoring/test_files.py
-	$(CARGO) build --locked --bins
+	$(CARGO) test --locked --no-run --test service  # with the programs, as `make test` has built them
 	$(PYTHON) tests/monitoring/test_live.py target/debug/pcqa-server
 
 .PHONY: deploy-test
