@@ -281,6 +281,9 @@ def run(binary):
         stack.enter_context(server.serving())
         load = Load(f"localhost:{server.port}", server.certificate, server.keys, (pb, pb_grpc.ScoringServiceStub), name)
         stack.callback(load.close)
+        # What happens before the first look at a counter is in no rate.
+        looked = "count_over_time(pcqa_ready[1m]) >= 2"
+        until(lambda: prometheus.ask("query", query=looked)["result"], "Prometheus has looked twice")
         say(begin, "under load")
         provoke(load, server)
         say(begin, "evaluating")
