@@ -123,6 +123,13 @@ pub fn batch(track: &'static str, reason: &'static str, frames: u32, max_frames:
     histogram!(BATCH_FILL.name, "track" => track).record(f64::from(frames) / f64::from(max_frames));
 }
 
+/// `device` is there, and keeps no embeddings yet.
+pub fn device_known(device: &str) {
+    counter!(DEVICE_BUSY.name, "device" => device.to_owned()).increment(0);
+    counter!(DEVICE_OUT_OF_MEMORY.name, "device" => device.to_owned()).increment(0);
+    text_cache(device, 0, 0, 0, 0);
+}
+
 /// `device` has worked for `elapsed` on a batch.
 pub fn device_busy(device: &str, elapsed: Duration) {
     let microseconds = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
@@ -162,6 +169,13 @@ pub fn decoder_restart(reason: &'static str) {
 /// A call brought no valid key.
 pub fn unauthenticated(reason: &'static str) {
     counter!(UNAUTHENTICATED.name, "reason" => reason).increment(1);
+}
+
+/// Calls may come with a key of this holder.
+pub fn key_known(holder: &str) {
+    for reason in KEY_LIMITS.values {
+        counter!(KEY_LIMITED.name, "key" => holder.to_owned(), KEY_LIMITS.name => *reason).increment(0);
+    }
 }
 
 /// A call or an item was over a limit of the key's holder.

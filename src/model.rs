@@ -16,7 +16,7 @@ mod text_tower;
 mod weights;
 
 pub(crate) use bundle::MANIFEST;
-pub use bundle::{Bundle, BundleFile};
+pub use bundle::{Bundle, BundleCheck, BundleFile};
 pub(crate) use demo::TOKENIZER;
 pub use ensemble::{
     BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, Fault, LoadOptions, Serving, ViewTrace,

@@ -22,5 +22,5 @@ mod stream;
 mod trust;
 
 pub use config::{Config, ConfigError, Parsed};
-pub use life::{Ending, run};
+pub use life::{EarlySignals, Ending, run};
 pub use log::log;

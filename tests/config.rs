@@ -190,6 +190,12 @@ fn variables_of_the_client_of_the_setup_and_of_kubernetes_are_let_be() {
 }
 
 #[test]
+fn a_negative_number_is_a_bad_value_and_no_option() {
+    let line = Call::new(&["--drain-wait-seconds", "-1"]).refused();
+    assert!(line.contains("'-1' for '--drain-wait-seconds"), "{line}");
+}
+
+#[test]
 fn options_that_contradict_each_other_are_refused() {
     let pairs: [(&[&str], &str); 9] = [
         (&["--max-message-bytes=1000000"], "max_image_bytes: is 33554432, must be at most 1000000 (max_message_bytes)"),

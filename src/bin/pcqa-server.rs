@@ -5,12 +5,19 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use pcqa::native;
-use pcqa::server::{self, Config, Ending, Parsed};
+use pcqa::server::{self, Config, EarlySignals, Ending, Parsed};
 
 /// EX_USAGE of sysexits.h.
 const REFUSED_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
+    let early = match EarlySignals::listen() {
+        Ok(early) => early,
+        Err(error) => {
+            eprintln!("pcqa-server: signals cannot be received: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match Config::from_process() {
         Ok(Parsed::Serve(config)) => config,
         Ok(Parsed::Print(text)) => {
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(server::run(*config)) {
+    let code = match runtime.block_on(server::run(*config, &early)) {
         Ok(Ending::Drained | Ending::Asked) => 0,
         Ok(Ending::Cut) => {
             tracing::warn!("ended at once");

@@ -121,13 +121,13 @@ pub(super) struct ServerArgs {
 #[derive(Debug, Args)]
 pub(super) struct TrustArgs {
     /// PEM file of the authorities that may have signed the server's certificate. Default: those of this machine
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "PCQA_CLIENT_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// PEM file of the certificate to show a server that asks for one; needs --tls-key
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "PCQA_CLIENT_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of that certificate's private key
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "PCQA_CLIENT_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// File with the API key to send, alone on its first line; or the key itself in PCQA_API_KEY
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,8 +1,10 @@
 //! One channel to the server, opened together with a look at what it serves.
 
+use std::error::Error as _;
 use std::io;
 use std::time::{Duration, Instant};
 
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
@@ -49,7 +51,7 @@ pub async fn open(args: &ServerArgs) -> Result<Session, Error> {
     let start = Instant::now();
     let mut tries = 0;
     let (client, model) = loop {
-        let fault = match ask(&endpoint, &key, args.connect_timeout).await {
+        let fault = match ask(args, &endpoint, &key).await {
             Ok(found) => break found,
             Err(fault) => fault,
         };
@@ -87,17 +89,27 @@ pub fn endpoint(args: &ServerArgs) -> Result<Endpoint, Error> {
     trust::with_tls(endpoint, args)
 }
 
+/// What ended a first call.
+pub fn describe(args: &ServerArgs, status: &Status) -> String {
+    let described = call::describe(status);
+    // A server that expects TLS hangs up on whoever speaks without: no answer of its own.
+    match (args.server.scheme_str(), status.source()) {
+        (Some("http"), Some(_)) => format!("{described}; where the server has TLS, its address begins with https://"),
+        _ => described,
+    }
+}
+
 /// One try.
-async fn ask(endpoint: &Endpoint, key: &ApiKey, timeout: Duration) -> Result<(Client, Option<ModelInfo>), Fault> {
+async fn ask(args: &ServerArgs, endpoint: &Endpoint, key: &ApiKey) -> Result<(Client, Option<ModelInfo>), Fault> {
     let channel = endpoint.connect().await.map_err(|error| Fault {
         problem: format!("cannot connect: {}", call::root_cause(&error)),
         again: is_refusal(&error).then_some(None),
     })?;
     let mut client = ScoringServiceClient::with_interceptor(channel, key.clone());
-    match call::once(timeout, GetModelRequest {}, async |request| client.get_model(request).await).await {
+    match call::once(args.connect_timeout, GetModelRequest {}, async |request| client.get_model(request).await).await {
         Ok(answer) => Ok((client, answer.model)),
         Err(status) => Err(Fault {
-            problem: format!("does not describe its model: {}", call::describe(&status)),
+            problem: format!("does not describe its model: {}", describe(args, &status)),
             again: call::may_pass(&status).then(|| call::asked_wait(&status)),
         }),
     }

@@ -2,7 +2,6 @@
 //! waiting for a start, and the answer is the exit status.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
@@ -23,7 +22,7 @@ use crate::proto::scoring_service_server::SERVICE_NAME;
 pub async fn run(server: &ServerArgs) -> Result<bool, Error> {
     let endpoint = connect::endpoint(server)?;
     let key = ApiKey::of(&server.trust)?;
-    let problem = match ask(&endpoint, key, server.connect_timeout).await {
+    let problem = match ask(server, &endpoint, key).await {
         Ok(ServingStatus::Serving) => {
             writeln!(io::stdout(), "{}", ServingStatus::Serving.as_str_name())?;
             return Ok(true);
@@ -35,15 +34,16 @@ pub async fn run(server: &ServerArgs) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// `timeout` is that of connecting and asking together.
-async fn ask(endpoint: &Endpoint, key: ApiKey, timeout: Duration) -> Result<ServingStatus, String> {
+/// The connect timeout is that of connecting and asking together.
+async fn ask(server: &ServerArgs, endpoint: &Endpoint, key: ApiKey) -> Result<ServingStatus, String> {
+    let timeout = server.connect_timeout;
     let asking = async {
         let channel =
             endpoint.connect().await.map_err(|error| format!("cannot connect: {}", call::root_cause(&error)))?;
         let mut client = HealthClient::new(InterceptedService::new(channel, key));
         let question = HealthCheckRequest { service: SERVICE_NAME.to_owned() };
         let answer = call::once(timeout, question, async |request| client.check(request).await).await;
-        answer.map(|answer| answer.status()).map_err(|status| call::describe(&status))
+        answer.map(|answer| answer.status()).map_err(|status| connect::describe(server, &status))
     };
     let expired = |_| Err(format!("no answer within {} s", timeout.as_secs_f64()));
     tokio::time::timeout(timeout, asking).await.unwrap_or_else(expired)

@@ -35,6 +35,7 @@ pub(super) fn run<S: Scorer>(
     });
     match loaded {
         Ok(mut device) => {
+            metrics::device_known(&device.name);
             let _ = started.send(Ok(device.scorer.facts()));
             device.serve();
         }
@@ -46,7 +47,7 @@ pub(super) fn run<S: Scorer>(
 
 struct Device<'a, S: Scorer> {
     /// As metrics name it.
-    name: String,
+    name: Arc<str>,
     scorer: S,
     texts: TextCache<S::Text>,
     config: &'a EngineConfig,
@@ -63,7 +64,7 @@ impl<'a, S: Scorer> Device<'a, S> {
     fn new(scorer: S, config: &'a EngineConfig, queue: &'a Queue) -> Self {
         let facts = scorer.facts();
         let texts = TextCache::new(config.text_cache_bytes, facts.embedding_bytes());
-        let (name, max_frames) = (facts.options.device_name(), config.max_batch_frames);
+        let (name, max_frames) = (facts.options.device_name().into(), config.max_batch_frames);
         Self { name, scorer, texts, config, queue, max_frames, is_lost: false }
     }
 
@@ -132,7 +133,7 @@ impl<'a, S: Scorer> Device<'a, S> {
             Fault::Batch => {}
             Fault::Memory => self.spare_memory(items.iter().map(|item| item.frames.count).sum()),
             Fault::Lost => {
-                tracing::error!(device = self.name, %error, "the device is lost");
+                tracing::error!(device = &*self.name, %error, "the device is lost");
                 self.is_lost = true;
                 return stopped();
             }
@@ -204,7 +205,7 @@ impl<'a, S: Scorer> Device<'a, S> {
         metrics::device_out_of_memory(&self.name);
         let least = self.scorer.facts().manifest.max_frames.max(1);
         self.max_frames = self.max_frames.min((frames / 2).max(least));
-        tracing::warn!(device = self.name, frames, max_frames = self.max_frames, "out of device memory");
+        tracing::warn!(device = &*self.name, frames, max_frames = self.max_frames, "out of device memory");
     }
 
     /// Scores blank frames on every track that the bundle has, in every size that the device wants to have seen.

@@ -89,6 +89,7 @@ const SOURCE: Label = label("source", &[]);
 const TRACK: Label = label("track", &["image", "video"]);
 const STAGE: Label = label("stage", &["receive", "decode", "resize", "queue", "text", "vision", "head"]);
 const DEVICE: Label = label("device", &[]);
+pub(super) const KEY_LIMITS: Label = label("reason", &["calls", "rate"]);
 
 const fn counter(name: &'static str, unit: Unit, labels: &'static [Label], help: &'static str) -> Metric {
     Metric { name, kind: Kind::Counter, unit, labels, help }
@@ -271,7 +272,7 @@ table! {
     KEY_LIMITED = counter(
         "pcqa_key_limited_total",
         Unit::Count,
-        &[label("key", &[]), label("reason", &["calls", "rate"])],
+        &[label("key", &[]), KEY_LIMITS],
         "calls and items over a limit of their API key, by the key's name",
     );
     CERTIFICATE_EXPIRY = gauge(

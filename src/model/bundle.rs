@@ -7,9 +7,11 @@ mod directory;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use memmap2::Mmap;
 
+pub use self::digest::BundleCheck;
 use self::digest::sha256;
 use super::{Manifest, ModelError, demo};
 use crate::native;
@@ -88,6 +90,15 @@ impl Bundle {
     /// files whose names start with LICENSE, LICENCE, COPYING or NOTICE; they are not looked at. Anything else is
     /// refused. Files may be symbolic links, as model caches and mounted volumes have them.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let (bundle, check) = Self::open_unchecked(directory)?;
+        check.run(cores())?;
+        Ok(bundle)
+    }
+
+    /// As [`open`](Self::open), but for the SHA-256, which the returned check compares. It may run while the bundle is
+    /// loaded; nothing may be scored by what was loaded before it has passed, and where it fails, what else went wrong
+    /// follows from that.
+    pub fn open_unchecked(directory: &Path) -> Result<(Self, BundleCheck), ModelError> {
         let text = directory::read_manifest(directory)?;
         let manifest = checked(&text)?;
         directory::refuse_surplus(directory, &manifest)?;
@@ -95,7 +106,7 @@ impl Bundle {
         for (name, expected) in &manifest.files {
             files.insert(name.clone(), Contents::Mapped(Arc::new(directory::map(directory, name, expected.bytes)?)));
         }
-        Self::verified(&text, manifest, files)
+        Self::new(&text, manifest, files)
     }
 
     /// The bundle that is compiled into the binaries.
@@ -104,12 +115,18 @@ impl Bundle {
             demo::FILES.iter().map(|(name, bytes)| ((*name).to_owned(), Contents::Compiled(bytes))).collect();
         let manifest = checked(demo::MANIFEST)?;
         files.retain(|name, _| manifest.files.contains_key(name));
-        Self::verified(demo::MANIFEST, manifest, files)
+        let (bundle, check) = Self::new(demo::MANIFEST, manifest, files)?;
+        check.run(cores())?;
+        Ok(bundle)
     }
 
-    fn verified(text: &str, manifest: Manifest, files: BTreeMap<String, Contents>) -> Result<Self, ModelError> {
-        digest::verify(&manifest.files, &files)?;
-        Ok(Self { manifest, digest: sha256(text.as_bytes()), files })
+    fn new(
+        text: &str,
+        manifest: Manifest,
+        files: BTreeMap<String, Contents>,
+    ) -> Result<(Self, BundleCheck), ModelError> {
+        let check = BundleCheck::new(&manifest.files, &files)?;
+        Ok((Self { manifest, digest: sha256(text.as_bytes()), files }, check))
     }
 
     /// The manifest.
@@ -129,6 +146,10 @@ impl Bundle {
             None => Err(ModelError::File { file: name.to_owned(), problem: "is not listed in [files]".to_owned() }),
         }
     }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn checked(text: &str) -> Result<Manifest, ModelError> {

@@ -89,7 +89,6 @@ impl Ensemble {
             let tower = TextTower::load(spec, weights)?;
             check_context(manifest, spec, &tower)?;
             towers.push(tower);
-            // Between the tensors lies what their conversion needed for a moment: in bf16, a sixth of an ensemble.
             native::give_back_memory();
         }
         let text_dim = towers.iter().map(TextTower::dim).sum();

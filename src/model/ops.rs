@@ -26,9 +26,9 @@ pub(super) struct Linear {
 impl Linear {
     /// Takes `path.weight` `[outputs, inputs]` and `path.bias`; -1 for what the file decides.
     pub(super) fn load(weights: &mut Weights, path: &str, outputs: i64, inputs: i64) -> Result<Self, ModelError> {
-        let weight = weights.take(&format!("{path}.weight"), &[outputs, inputs])?;
-        let bias = weights.take(&format!("{path}.bias"), &[rows(&weight)?])?;
-        Self::new(weights, &weight, &bias)
+        let weight = weights.take_cast(&format!("{path}.weight"), &[outputs, inputs])?;
+        let bias = weights.take_cast(&format!("{path}.bias"), &[rows(&weight)?])?;
+        Ok(Self { weight, bias })
     }
 
     /// From tensors that were taken (and folded) in f32.
@@ -85,8 +85,9 @@ pub(super) struct LayerNorm {
 impl LayerNorm {
     /// Takes `path.weight` and `path.bias`, both `[width]`.
     pub(super) fn load(weights: &mut Weights, path: &str, width: i64, eps: f64) -> Result<Self, ModelError> {
-        let norm = Self::load_f32(weights, path, width, eps)?;
-        Ok(Self { weight: weights.cast(&norm.weight)?, bias: weights.cast(&norm.bias)?, eps })
+        let weight = weights.take_cast(&format!("{path}.weight"), &[width])?;
+        let bias = weights.take_cast(&format!("{path}.bias"), &[width])?;
+        Ok(Self { weight, bias, eps })
     }
 
     /// As [`load`](Self::load), for inputs in f32: pooled embeddings, where precision costs nothing.
@@ -121,8 +122,8 @@ impl Conv2d {
 
     /// Takes `path.weight` of `shape` and `path.bias`.
     pub(super) fn load(weights: &mut Weights, path: &str, shape: [i64; 4]) -> Result<Self, ModelError> {
-        let weight = weights.take(&format!("{path}.weight"), &shape)?;
-        let bias = weights.take(&format!("{path}.bias"), &[rows(&weight)?])?;
+        let weight = weights.take_cast(&format!("{path}.weight"), &shape)?;
+        let bias = weights.take_cast(&format!("{path}.bias"), &[rows(&weight)?])?;
         Self::new(weights, &weight, Some(&bias))
     }
 

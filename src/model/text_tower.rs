@@ -35,9 +35,9 @@ impl TextTower {
     pub fn load(spec: &TextTowerSpec, mut weights: Weights) -> Result<Self, ModelError> {
         let layout = Layout::detect(&weights)?;
         weights.set_prefix(layout.prefix);
-        let token_embedding = weights.take(layout.token_embedding, &[-1, -1])?;
+        let token_embedding = weights.take_cast(layout.token_embedding, &[-1, -1])?;
         let (vocabulary, width) = token_embedding.size2()?;
-        let positional_embedding = weights.take(layout.positional_embedding, &[-1, width])?;
+        let positional_embedding = weights.take_cast(layout.positional_embedding, &[-1, width])?;
         let context_length = positional_embedding.size2()?.0;
         let heads = head_count(spec, width)?;
         let depth = weights.count(layout.blocks).max(1);
@@ -54,8 +54,8 @@ impl TextTower {
             }
         };
         let tower = Self {
-            token_embedding: weights.cast(&token_embedding)?,
-            positional_embedding: weights.cast(&positional_embedding)?,
+            token_embedding,
+            positional_embedding,
             blocks,
             ln_final,
             dim: projection.size2()?.1,
@@ -162,15 +162,15 @@ impl Block {
         let ln_1 = LayerNorm::load(weights, &at(layout.ln_1), width, EPS)?;
         let in_proj = match layout.attention {
             Attention::Packed(weight, bias) => {
-                let weight = weights.take(&at(weight), &[3 * width, width])?;
-                let bias = weights.take(&at(bias), &[3 * width])?;
+                let weight = weights.take_cast(&at(weight), &[3 * width, width])?;
+                let bias = weights.take_cast(&at(bias), &[3 * width])?;
                 Linear::new(weights, &weight, &bias)?
             }
             Attention::Split(names) => {
                 let mut parts = Vec::with_capacity(names.len());
                 for name in names {
-                    let weight = weights.take(&at(&format!("{name}.weight")), &[width, width])?;
-                    parts.push((weight, weights.take(&at(&format!("{name}.bias")), &[width])?));
+                    let weight = weights.take_cast(&at(&format!("{name}.weight")), &[width, width])?;
+                    parts.push((weight, weights.take_cast(&at(&format!("{name}.bias")), &[width])?));
                 }
                 Linear::stacked(weights, &parts)?
             }

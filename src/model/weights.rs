@@ -7,6 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{BundleFile, ModelError, Parameters};
+use crate::native;
 
 /// The tensors of one safetensors file, or the [`Parameters`] of a network that learns. Those of a file are converted
 /// one at a time as they are taken, so that a file is never twice in memory; what was taken is recorded, so that surplus
@@ -110,6 +111,15 @@ impl<'a> Weights<'a> {
 
     /// Takes `key` in f32, which must have `shape`; -1 there stands for any length but 0.
     pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        self.take_in(Kind::Float, key, shape)
+    }
+
+    /// As [`take`](Self::take) and then [`cast`](Self::cast), without the tensor in between.
+    pub fn take_cast(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        self.take_in(self.kind, key, shape)
+    }
+
+    fn take_in(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         let full = self.full(key);
         let missing = || self.missing(key, &format!(" of shape {}", show(shape)));
         let tensor = match &self.source {
@@ -118,16 +128,17 @@ impl<'a> Weights<'a> {
                 let found: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect();
                 self.check_shape(key, &found, shape)?;
                 let stored = stored_kind(&view).map_err(|problem| self.wrong(key, problem))?;
-                let tensor = Tensor::f_from_data_size(view.data(), &found, stored)?;
+                let tensor = native::tensor(view.data(), stored, &found, kind, self.device)?;
                 if let Some(file) = file {
                     file.let_go(view.data());
                 }
-                tensor.f_to_device(self.device)?.f_to_kind(Kind::Float)?
+                tensor
             }
             Source::Learning(parameters) | Source::Learnt(parameters) => {
                 let tensor = parameters.take(&full).ok_or_else(missing)?;
                 self.check_shape(key, &tensor.size(), shape)?;
-                if self.training() { tensor } else { tensor.f_detach()? }
+                let tensor = if self.training() { tensor } else { tensor.f_detach()? };
+                tensor.f_to_kind(kind)?
             }
         };
         self.taken.insert(full);

@@ -110,6 +110,52 @@ pub fn wait_for(device: Device) -> Result<(), TchError> {
     }
 }
 
+/// The numbers of `stored` that `bytes` hold, as a tensor of this shape, format and device. Nothing is copied in between,
+/// as it would be by making a tensor of the bytes first.
+///
+/// # Errors
+/// Those of libtorch; the bytes are not as many as the shape has.
+pub fn tensor(bytes: &[u8], stored: Kind, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor, TchError> {
+    let width = stored.elt_size_in_bytes();
+    let needed = shape.iter().try_fold(width, |bytes, &side| bytes.checked_mul(usize::try_from(side).ok()?));
+    if needed != Some(bytes.len()) {
+        return Err(TchError::Shape(format!("{} bytes are no tensor of {shape:?} in {stored:?}", bytes.len())));
+    }
+    if !bytes.as_ptr().addr().is_multiple_of(width) || (device == Device::Cpu && stored == kind) {
+        return Tensor::f_from_data_size(bytes, shape, stored)?.f_to_device(device)?.f_to_kind(kind);
+    }
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    // SAFETY: aligned, as many as the shape and its strides reach, and only read. The view ends with this function, and
+    // what is made of it has memory of its own: it is of another format or on another device.
+    let view = unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, stored, Device::Cpu) }?;
+    match (device, stored, kind) {
+        (Device::Cpu, Kind::Half, Kind::BFloat16) | (Device::Cpu, Kind::BFloat16, Kind::Half) => {
+            by_way_of_f32(&view, kind)
+        }
+        _ => view.f_to_device(device)?.f_to_kind(kind),
+    }
+}
+
+/// `tensor` in another 16-bit format. libtorch's way from one to the other takes the values one by one, its ways from and
+/// to f32 do not; what lies between stays in the processor's cache.
+fn by_way_of_f32(tensor: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
+    // Less than libtorch shares among threads: waiting for each other after every piece would cost more than it wins
+    // wherever another program, or the check of the bundle's files, wants a core.
+    const PIECE: i64 = 32_704;
+    let converted = Tensor::f_empty(tensor.size(), (kind, Device::Cpu))?;
+    let (from, to) = (tensor.f_view([-1])?, converted.f_view([-1])?);
+    let count = from.size1()?;
+    for start in (0..count).step_by(PIECE as usize) {
+        let piece = PIECE.min(count - start);
+        let between = from.f_narrow(0, start, piece)?.f_to_kind(Kind::Float)?;
+        to.f_narrow(0, start, piece)?.f_copy_(&between)?;
+    }
+    Ok(converted)
+}
+
 /// Moves a tensor to memory from which a CUDA device reads without the processor's help.
 ///
 /// # Errors

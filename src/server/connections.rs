@@ -57,13 +57,22 @@ pub(super) async fn serve(
     options: ConnectionOptions,
     mut stop: watch::Receiver<bool>,
 ) {
+    let most = usize::try_from(options.max_connections.get()).unwrap_or(usize::MAX);
     let host = Host { routes, builder: builder(&options), options: Arc::new(options), stop: stop.clone() };
     let mut connections = JoinSet::new();
+    let mut is_full = false;
     loop {
         tokio::select! {
             () = told(&mut stop) => break,
             accepted = listener.accept() => match accepted {
+                Ok(_) if connections.len() >= most => {
+                    if !is_full {
+                        tracing::warn!(connections = most, "max_connections: no more are taken");
+                    }
+                    is_full = true;
+                }
                 Ok((stream, peer)) => {
+                    is_full = false;
                     connections.spawn(connection(host.clone(), stream, peer, tls.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}

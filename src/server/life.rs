@@ -1,10 +1,14 @@
 //! The service from the first log line to the last: listen, load, serve, drain, end. [`Health`] is true all the way.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -40,8 +44,7 @@ const LAST_SPANS: Duration = Duration::from_secs(3);
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// A signal asked for it, every call was answered and the device's thread has ended. In every other ending it may
-    /// still compute.
+    /// A signal asked for it and every call was answered.
     Drained,
     /// A signal asked for it, while the model was loading or with calls that took longer than their grace.
     Asked,
@@ -51,8 +54,30 @@ pub enum Ending {
     DeviceLost,
 }
 
+/// SIGTERM and SIGINT from the first moment of the process. The kernel ignores a signal to the first process of a
+/// container that is not handled: whoever stops the container then waits out its patience.
+pub struct EarlySignals(Arc<AtomicBool>);
+
+impl EarlySignals {
+    /// To be called first in `main`.
+    ///
+    /// # Errors
+    /// Those of `sigaction`.
+    pub fn listen() -> io::Result<Self> {
+        let has_come = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            flag::register(signal, has_come.clone())?;
+        }
+        Ok(Self(has_come))
+    }
+
+    fn have_come(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Serves until a signal or the loss of the device.
-pub async fn run(config: Config) -> Result<Ending> {
+pub async fn run(config: Config, early: &EarlySignals) -> Result<Ending> {
     let exporter = match &config.observe.otlp_endpoint {
         Some(Collector(endpoint)) => {
             let ratio = config.observe.trace_sample_ratio;
@@ -62,7 +87,7 @@ pub async fn run(config: Config) -> Result<Ending> {
         }
         None => None,
     };
-    let ending = serve(config).await;
+    let ending = serve(config, early).await;
     if let Some(exporter) = exporter.filter(|_| !matches!(ending, Ok(Ending::Cut))) {
         let mut signals = Signals::new()?;
         let finished = tokio::select! {
@@ -78,10 +103,14 @@ pub async fn run(config: Config) -> Result<Ending> {
     ending
 }
 
-async fn serve(config: Config) -> Result<Ending> {
+async fn serve(config: Config, early: &EarlySignals) -> Result<Ending> {
     let begin = Instant::now();
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
+    if early.have_come() {
+        tracing::info!("asked to end while starting");
+        return Ok(Ending::Asked);
+    }
     let admin = match config.observe.metrics_listen {
         Some(listen) => Some(collect_metrics(listen).await?),
         None => None,

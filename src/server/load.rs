@@ -1,7 +1,9 @@
 //! From configuration to a model that scores: bundle, tokenizer, decoder processes, engine. At start, and whenever the
 //! bundle is loaded again.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -9,20 +11,65 @@ use super::config::{Config, DeviceChoice, DeviceName, DtypeChoice};
 use super::decode::Decoding;
 use super::scoring::Scoring;
 use crate::engine::{Engine, EngineConfig};
-use crate::model::{Bundle, Device, Dtype, Ensemble, LoadOptions, Manifest, Serving, Track};
+use crate::model::{Bundle, BundleCheck, Device, Dtype, Ensemble, LoadOptions, Manifest, ModelError, Serving, Track};
 use crate::native;
 use crate::text::Tokenizer;
 
-/// Opens the bundle and checks its files. Blocks.
-pub(super) fn open(config: &Config) -> Result<Bundle> {
-    match &config.model.bundle {
-        Some(directory) => Bundle::open(directory).with_context(|| format!("bundle {}", directory.display())),
-        None => Bundle::demo().context("the demo bundle"),
+/// A bundle that can be read, and where it came from a directory, whether its files are what it says.
+pub(super) struct Opened {
+    bundle: Bundle,
+    check: Option<BundleCheck>,
+    /// For errors.
+    source: String,
+}
+
+impl Opened {
+    /// As [`Bundle::digest`].
+    pub fn digest(&self) -> &str {
+        self.bundle.digest()
+    }
+
+    /// Reads and checks its files. Blocks.
+    pub fn check(self) -> Result<()> {
+        run(self.check).context(self.source)
     }
 }
 
-/// Loads everything and warms it up. Blocks.
-pub(super) fn load(config: &Config, bundle: Bundle) -> Result<Scoring> {
+/// Opens the bundle; most of its bytes are not read yet. Blocks.
+pub(super) fn open(config: &Config) -> Result<Opened> {
+    match &config.model.bundle {
+        Some(directory) => {
+            let source = format!("bundle {}", directory.display());
+            let (bundle, check) = Bundle::open_unchecked(directory).with_context(|| source.clone())?;
+            Ok(Opened { bundle, check: Some(check), source })
+        }
+        None => {
+            let source = "the demo bundle".to_owned();
+            Ok(Opened { bundle: Bundle::demo().with_context(|| source.clone())?, check: None, source })
+        }
+    }
+}
+
+/// Checks its files, beside that loads everything and warms it up. Blocks.
+pub(super) fn load(config: &Config, opened: Opened) -> Result<Scoring> {
+    let Opened { bundle, check, source } = opened;
+    thread::scope(|scope| {
+        let checking = scope.spawn(|| run(check));
+        let loaded = load_unchecked(config, bundle);
+        let checked = checking.join().unwrap_or_else(|panic| resume_unwind(panic));
+        // Files that are not what they should be are the reason for whatever else went wrong.
+        checked.context(source)?;
+        loaded
+    })
+}
+
+/// On half of the processors: the engine loads on the others.
+fn run(check: Option<BundleCheck>) -> Result<(), ModelError> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    check.map_or(Ok(()), |check| check.run((cores / 2).max(1)))
+}
+
+fn load_unchecked(config: &Config, bundle: Bundle) -> Result<Scoring> {
     let manifest = bundle.manifest();
     let options = options(config, manifest)?;
     let digest = bundle.digest().to_owned();

@@ -12,10 +12,13 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::config::{LogFormat, LogOptions};
 
+/// What this says of spans that were not exported, `opentelemetry_sdk` says again.
+const SAID_TWICE: &str = "opentelemetry-otlp=error";
+
 /// Starts logging to standard error.
 pub fn log(options: &LogOptions) {
     let to_stderr = tracing_subscriber::fmt()
-        .with_env_filter(&options.log)
+        .with_env_filter(format!("{SAID_TWICE},{}", options.log))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match options.log_format {

@@ -64,11 +64,11 @@ async fn reload(config: Arc<Config>, served: &Served) {
     let begin = Instant::now();
     let now = served.ready().map(|scoring| scoring.digest.clone()).unwrap_or_default();
     let loading = tokio::task::spawn_blocking(move || {
-        let bundle = load::open(&config)?;
-        if bundle.digest() == now {
-            return Ok(None);
+        let opened = load::open(&config)?;
+        if opened.digest() == now {
+            return opened.check().map(|()| None);
         }
-        load::load(&config, bundle).map(Some)
+        load::load(&config, opened).map(Some)
     });
     let outcome = match loading.await.context("loading panicked").flatten() {
         Ok(Some(scoring)) => {

@@ -202,8 +202,14 @@ impl Authority {
 
     /// NAME.pem and NAME.key anew.
     fn sign(&self, name: &str) {
+        self.sign_until(name, 4096);
+    }
+
+    /// As [`sign`](Self::sign), valid until this year.
+    fn sign_until(&self, name: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(self.file(&format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(self.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
@@ -268,6 +274,21 @@ async fn certificates_change_without_a_restart_and_broken_ones_do_not() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_has_expired_does_not_replace_one_that_has_not() {
+    let authority = Authority::new();
+    let house = authority.house(false).await;
+    authority.sign_until("server", 2020);
+    house.signal(Signal::HUP);
+    logged(&house, "the certificate has expired", 1).await;
+    connect(&house, authority.trusting()).await.unwrap().score_image(image()).await.unwrap();
+
+    authority.sign("server");
+    house.signal(Signal::HUP);
+    logged(&house, "the new ones hold", 1).await;
+    connect(&house, authority.trusting()).await.unwrap().score_image(image()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_shows_a_certificate_where_it_must() {
     let (authority, other) = (Authority::new(), Authority::new());
     let house = authority.house(true).await;
@@ -320,23 +341,34 @@ async fn the_client_speaks_tls_and_brings_its_key() {
     let house = House::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let port = house.address.rsplit(':').next().unwrap();
 
-    let info = |arguments: &[(&str, &Path)], variable: Option<&str>| {
+    let info = |arguments: &[(&str, &Path)], variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pcqa"));
-        command.env_remove("PCQA_API_KEY").arg("info").arg(format!("--server=https://localhost:{port}"));
+        command.env_remove("PCQA_API_KEY").env("PCQA_SERVER", format!("https://localhost:{port}")).arg("info");
         command.args(arguments.iter().map(|(flag, file)| format!("{flag}={}", file.display())));
-        command.envs(variable.map(|key| ("PCQA_API_KEY", key)));
+        command.envs(variables.iter().copied());
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (ca, cert, tls_key) = (authority.file("ca.pem"), authority.file("client.pem"), authority.file("client.key"));
     let tls = [("--tls-ca", ca.as_path()), ("--tls-cert", &cert), ("--tls-key", &tls_key)];
     let with_file: Vec<_> = tls.iter().copied().chain([("--key-file", key_file.as_path())]).collect();
-    assert_eq!(info(&with_file, None), (Some(0), String::new()));
-    assert_eq!(info(&tls, Some(&key)).0, Some(0));
-    let (status, problem) = info(&tls, None);
+    let api_key = ("PCQA_API_KEY", key.as_str());
+    assert_eq!(info(&with_file, &[]), (Some(0), String::new()));
+    assert_eq!(info(&tls, &[api_key]).0, Some(0));
+    let variables = [
+        api_key,
+        ("PCQA_CLIENT_TLS_CA", ca.to_str().unwrap()),
+        ("PCQA_CLIENT_TLS_CERT", cert.to_str().unwrap()),
+        ("PCQA_CLIENT_TLS_KEY", tls_key.to_str().unwrap()),
+    ];
+    assert_eq!(info(&[], &variables), (Some(0), String::new()));
+    let (status, problem) = info(&tls, &[]);
     assert!(status == Some(3) && problem.contains("UNAUTHENTICATED: an API key is needed"), "{problem}");
-    let (status, problem) = info(&tls[..2], Some(&key));
+    let in_the_clear = [("PCQA_SERVER", &*format!("http://localhost:{port}"))];
+    let (status, problem) = info(&[], &in_the_clear);
+    assert!(status == Some(3) && problem.contains("begins with https://"), "{problem}");
+    let (status, problem) = info(&tls[..2], &[api_key]);
     assert!(status == Some(2) && problem.contains("need each other"), "{problem}");
-    let (status, _) = info(&tls[1..], Some(&key));
+    let (status, _) = info(&tls[1..], &[api_key]);
     assert_eq!(status, Some(3), "nobody of this machine's authorities has signed the server's certificate");
 }

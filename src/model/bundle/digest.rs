@@ -17,28 +17,42 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// Compares every file with what the manifest says of it; the first wrong one by name is reported.
-pub(super) fn verify(
-    expected: &BTreeMap<String, FileDigest>,
-    contents: &BTreeMap<String, Contents>,
-) -> Result<(), ModelError> {
-    let mut files = Vec::new();
-    for (name, digest) in expected {
-        let contents = contents.get(name).ok_or_else(|| wrong(name, "is missing".to_owned()))?;
-        check_length(name, contents.bytes().len() as u64, digest.bytes)?;
-        files.push((name, contents, digest));
-    }
-    // The longest first, so that no thread is left with it when the others are done.
-    files.sort_by_key(|(_, _, digest)| std::cmp::Reverse(digest.bytes));
-    let found = in_parallel(&files, |(_, contents, _)| sha256_of(contents));
-    let mut found: Vec<_> = files.into_iter().zip(found).collect();
-    found.sort_by_key(|((name, ..), _)| *name);
-    for ((name, _, digest), found) in found {
-        if found != digest.sha256 {
-            return Err(wrong(name, format!("has SHA-256 {found}, expected {}", digest.sha256)));
+/// Files that are to be what the manifest says of them.
+#[must_use]
+pub struct BundleCheck(Vec<(String, Contents, FileDigest)>);
+
+impl BundleCheck {
+    /// Refuses files that are missing or of another length.
+    pub(super) fn new(
+        expected: &BTreeMap<String, FileDigest>,
+        contents: &BTreeMap<String, Contents>,
+    ) -> Result<Self, ModelError> {
+        let mut files = Vec::new();
+        for (name, digest) in expected {
+            let contents = contents.get(name).ok_or_else(|| wrong(name, "is missing".to_owned()))?;
+            check_length(name, contents.bytes().len() as u64, digest.bytes)?;
+            files.push((name.clone(), contents.clone(), digest.clone()));
         }
+        // The longest first, so that no thread is left with it when the others are done.
+        files.sort_by_key(|(_, _, digest)| std::cmp::Reverse(digest.bytes));
+        Ok(Self(files))
     }
-    Ok(())
+
+    /// Reads all of them once, on so many threads, at least one.
+    ///
+    /// # Errors
+    /// The first by name whose SHA-256 is another.
+    pub fn run(self, threads: usize) -> Result<(), ModelError> {
+        let found = in_parallel(threads, &self.0, |(_, contents, _)| sha256_of(contents));
+        let mut found: Vec<_> = self.0.iter().zip(found).collect();
+        found.sort_by_key(|((name, ..), _)| name);
+        for ((name, _, digest), found) in found {
+            if found != digest.sha256 {
+                return Err(wrong(name, format!("has SHA-256 {found}, expected {}", digest.sha256)));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn sha256_of(contents: &Contents) -> String {
@@ -56,7 +70,7 @@ pub(super) fn check_length(name: &str, found: u64, expected: u64) -> Result<(), 
 }
 
 /// `work` of every item, in their order. Files differ in size a thousandfold, so threads take the next one when free.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+fn in_parallel<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();
@@ -66,9 +80,8 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
             done.push((i, work(item)));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
     thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(take)).collect();
+        let helpers: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(take)).collect();
         let mut all = take();
         for helper in helpers {
             match helper.join() {

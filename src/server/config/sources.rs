@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextValue, ErrorKind};
-use clap::{Args, Command, Parser, Subcommand};
+use clap::{Arg, Args, Command, Parser, Subcommand};
 
 use super::{Config, ConfigError};
 use crate::metrics;
@@ -13,7 +13,8 @@ use crate::server::trust;
 const PREFIX: &str = "PCQA_";
 
 /// Variables of the client and of deploy/setup, which may stand in the same environment.
-const OF_OTHERS: &[&str] = &["PCQA_SERVER", "PCQA_API_KEY", "PCQA_CACHE"];
+const OF_OTHERS: &[&str] =
+    &["PCQA_SERVER", "PCQA_API_KEY", "PCQA_CLIENT_TLS_CA", "PCQA_CLIENT_TLS_CERT", "PCQA_CLIENT_TLS_KEY", "PCQA_CACHE"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -31,6 +32,7 @@ pub enum Parsed {
 /// over the file, the file over the default. A configuration that is refused ends the process with exit code 64.
 #[derive(Debug, Parser)]
 #[command(name = "pcqa-server", version, max_term_width = 110, args_override_self = true)]
+#[command(mut_args(numbers_may_be_negative))]
 struct Cli {
     /// TOML file with any of the options below (or PCQA_CONFIG)
     #[arg(long, value_name = "FILE", help_heading = "Service")]
@@ -42,6 +44,12 @@ struct Cli {
     options: Config,
     #[command(subcommand)]
     command: Option<Do>,
+}
+
+/// `--max-queue-delay-seconds -1` is a bad number, not an option named -1.
+fn numbers_may_be_negative(argument: Arg) -> Arg {
+    let takes_values = argument.get_action().takes_values();
+    argument.allow_negative_numbers(takes_values)
 }
 
 /// What else there is to do than to serve.

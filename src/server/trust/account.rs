@@ -40,6 +40,7 @@ struct State {
 
 impl Account {
     pub fn new(name: String, limits: KeyLimits) -> Self {
+        metrics::key_known(&name);
         let state = State { limits, calls: 0, credit: most_credit(limits), at: Instant::now() };
         Self { name, state: Mutex::new(state) }
     }

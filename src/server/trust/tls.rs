@@ -23,12 +23,20 @@ impl Tls {
     /// From the PEM files of the chain, its key and, where callers must show a certificate, the authorities that may
     /// have signed it.
     pub fn new(files: &[Vec<u8>]) -> Result<Self> {
-        Ok(Self(Arc::new(RwLock::new(Arc::new(config(files)?)))))
+        let (config, end) = config(files)?;
+        announce(end);
+        Ok(Self(Arc::new(RwLock::new(Arc::new(config)))))
     }
 
-    /// From now on, for new connections. As [`new`](Self::new).
+    /// From now on, for new connections. As [`new`](Self::new), but a certificate that has expired is refused: the one
+    /// that is there is no worse.
     pub fn change(&self, files: &[Vec<u8>]) -> Result<()> {
-        let config = Arc::new(config(files)?);
+        let (config, end) = config(files)?;
+        if left_until(end).is_none() {
+            bail!("the certificate has expired");
+        }
+        announce(end);
+        let config = Arc::new(config);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
@@ -39,7 +47,8 @@ impl Tls {
     }
 }
 
-fn config(files: &[Vec<u8>]) -> Result<ServerConfig> {
+/// What the files make, and when the certificate ends, since 1970.
+fn config(files: &[Vec<u8>]) -> Result<(ServerConfig, Duration)> {
     let [certificate, key, client_ca @ ..] = files else { bail!("a certificate and its key are needed") };
     let chain = certificates(certificate).context("the certificate")?;
     let key = PrivateKeyDer::from_pem_slice(key).context("the key is no PEM of a private key")?;
@@ -60,8 +69,7 @@ fn config(files: &[Vec<u8>]) -> Result<ServerConfig> {
     };
     let mut config = builder.with_single_cert(chain, key).context("the certificate and its key")?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    announce(end);
-    Ok(config)
+    Ok((config, end))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
@@ -80,9 +88,13 @@ fn expiry(certificate: &CertificateDer<'_>) -> Result<Duration> {
 
 fn announce(end: Duration) {
     metrics::certificate_expiry(end);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    match end.checked_sub(now) {
+    match left_until(end) {
         Some(left) => tracing::info!(days = left.as_secs() / 86_400, "the certificate is valid for so long"),
         None => tracing::warn!("the certificate has expired"),
     }
+}
+
+/// `None` once `end`, since 1970, has passed.
+fn left_until(end: Duration) -> Option<Duration> {
+    end.checked_sub(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
