@@ -193,6 +193,11 @@ pub fn reload(outcome: &'static str) {
     counter!(RELOADS.name, "outcome" => outcome).increment(1);
 }
 
+/// Changed files of keys or certificates were taken over, or not.
+pub fn trust_reload(files: &'static str, outcome: &'static str) {
+    counter!(TRUST_RELOADS.name, "files" => files, "outcome" => outcome).increment(1);
+}
+
 /// Whether the service is ready now.
 pub fn ready(is_ready: bool) {
     gauge!(READY.name).set(f64::from(u8::from(is_ready)));

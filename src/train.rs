@@ -54,4 +54,4 @@ pub use init::{Preset, initialise};
 pub use inspect::describe;
 pub use loader::{Loaded, Loader, LoaderOptions, Run, decoder_beside_this};
 pub use seed::{rng, seed};
-pub use split::{SplitBy, folds, hold_out, prompt_key};
+pub use split::{SplitBy, apart, folds, hold_out, prompt_key};

@@ -1,7 +1,7 @@
 //! The scoring service. Exit codes: 0 after a drain that a signal asked for, 64 for a refused configuration, 1 for
 //! everything else that ended it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use pcqa::native;
@@ -14,19 +14,24 @@ fn main() -> ExitCode {
     let early = match EarlySignals::listen() {
         Ok(early) => early,
         Err(error) => {
-            eprintln!("pcqa-server: signals cannot be received: {error}");
+            complain(&format!("signals cannot be received: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let config = match Config::from_process() {
         Ok(Parsed::Serve(config)) => config,
         Ok(Parsed::Print(text)) => {
-            // A reader that has seen enough, such as `head`, is no failure.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            return ExitCode::SUCCESS;
+            return match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+                // A reader that has seen enough, such as `head`, is no failure.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    complain(&format!("cannot print: {error}"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::SUCCESS,
+            };
         }
         Err(error) => {
-            eprintln!("pcqa-server: {error}");
+            complain(&error.to_string());
             return ExitCode::from(REFUSED_CONFIGURATION);
         }
     };
@@ -52,10 +57,19 @@ fn main() -> ExitCode {
         Ok(Ending::DeviceLost) => 1,
         Err(error) => {
             tracing::error!("{error:#}");
+            // Whoever wants no log still has to know why there is no service.
+            if !tracing::enabled!(tracing::Level::ERROR) {
+                complain(&format!("{error:#}"));
+            }
             1
         }
     };
     // A device's thread may still compute, or a bundle be loaded that nobody will see. The log is not buffered; decoder
     // processes end with this one.
     native::end_at_once(code)
+}
+
+/// One line on standard error, which may be closed.
+fn complain(problem: &str) {
+    let _ = writeln!(std::io::stderr(), "pcqa-server: {problem}");
 }

@@ -287,6 +287,12 @@ table! {
         &[label("outcome", &["loaded", "unchanged", "failed"])],
         "attempts to load the bundle again; where one failed, the bundle before it is still served",
     );
+    TRUST_RELOADS = counter(
+        "pcqa_trust_reloads_total",
+        Unit::Count,
+        &[label("files", &["keys", "certificates"]), label("outcome", &["loaded", "failed"])],
+        "attempts to take over changed files of API keys or certificates; where one failed, the old ones hold",
+    );
     READY = gauge(
         "pcqa_ready",
         Unit::Count,

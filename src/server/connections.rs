@@ -1,17 +1,20 @@
 //! Connections from accept to close: TLS, the limits of HTTP/2, an end by age or by the drain. In either end the client
 //! is told (GOAWAY) and what it has begun is finished. What is asked on a connection may not enter.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Cursor};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,7 +24,9 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 
 use super::config::ConnectionOptions;
+use super::shares::{Share, Shares};
 use super::trust::Tls;
+use crate::engine::Caller;
 use crate::metrics;
 
 /// Longest time for a TLS handshake, and for the client's first words of HTTP/2.
@@ -30,6 +35,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 /// Wait after a connection could not be accepted: for want of file handles, the next cannot either.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Files for other things than connections: metrics, decoders, bundles, keys.
+const OTHER_FILES: u64 = 256;
+/// The log hears of connections that cannot be taken no more often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Streams that were reset by the client before they were looked at ("rapid reset"); with more, the connection ends.
 const MAX_PENDING_RESETS: usize = 20;
@@ -57,27 +67,29 @@ pub(super) async fn serve(
     options: ConnectionOptions,
     mut stop: watch::Receiver<bool>,
 ) {
-    let most = usize::try_from(options.max_connections.get()).unwrap_or(usize::MAX);
+    let places = Shares::new(most_connections(options.max_connections), "connections");
+    let addresses = RandomState::new();
+    let mut complaint = Complaint::default();
     let host = Host { routes, builder: builder(&options), options: Arc::new(options), stop: stop.clone() };
     let mut connections = JoinSet::new();
-    let mut is_full = false;
     loop {
         tokio::select! {
             () = told(&mut stop) => break,
             accepted = listener.accept() => match accepted {
-                Ok(_) if connections.len() >= most => {
-                    if !is_full {
-                        tracing::warn!(connections = most, "max_connections: no more are taken");
+                Ok((stream, peer)) => match places.one(Caller(addresses.hash_one(peer.ip()))) {
+                    Ok(place) => {
+                        connections.spawn(connection(host.clone(), stream, peer, tls.clone(), place));
                     }
-                    is_full = true;
-                }
-                Ok((stream, peer)) => {
-                    is_full = false;
-                    connections.spawn(connection(host.clone(), stream, peer, tls.clone()));
-                }
+                    Err(_) if complaint.is_due() => {
+                        tracing::warn!(open = places.used(), "max_connections: somebody is hung up on");
+                    }
+                    Err(_) => {}
+                },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no connection can be accepted");
+                    if complaint.is_due() {
+                        tracing::warn!(%error, "no connection can be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             },
@@ -102,7 +114,35 @@ fn builder(options: &ConnectionOptions) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection(host: Host, stream: TcpStream, peer: SocketAddr, tls: Option<Tls>) {
+/// As many as are wanted and as there can be open files for, which are raised as far as this process may.
+fn most_connections(wanted: NonZeroU32) -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let (wanted, possible) = (u64::from(wanted.get()), files.saturating_sub(OTHER_FILES).max(1));
+    if wanted > possible {
+        tracing::warn!(wanted, possible, files, "max_connections: is lowered, for want of open files");
+    }
+    wanted.min(possible)
+}
+
+/// What nobody may fill the log with.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    fn is_due(&mut self) -> bool {
+        let is_due = self.last.is_none_or(|last| last.elapsed() > COMPLAIN_EVERY);
+        if is_due {
+            self.last = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+async fn connection(host: Host, stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, _place: Share) {
     let _counted = Counted::new();
     // Answers are small and whole: nothing is won by waiting for more.
     let _ = stream.set_nodelay(true);

@@ -20,7 +20,10 @@ pub fn log(options: &LogOptions) {
     let to_stderr = tracing_subscriber::fmt()
         .with_env_filter(format!("{SAID_TWICE},{}", options.log))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would tell standard error, by a macro that panics when nobody reads there any more: what a task does must not
+        // depend on its log.
+        .log_internal_errors(false);
     match options.log_format {
         LogFormat::Pretty => to_stderr.init(),
         LogFormat::Json => to_stderr.with_ansi(false).fmt_fields(JsonFields::new()).event_format(Json).init(),

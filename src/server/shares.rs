@@ -1,4 +1,5 @@
-//! Limits that all connections draw on, each at most as much as it leaves free: calls in progress, bytes in flight.
+//! Limits that all connections draw on, each at most as much as it leaves free: calls in progress, bytes in flight; and
+//! connections, of which an address has as many.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

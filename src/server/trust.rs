@@ -17,6 +17,7 @@ pub(super) use self::key_file::new_key;
 pub(super) use self::keys::Door;
 pub(super) use self::tls::Tls;
 use super::config::TrustOptions;
+use crate::metrics;
 
 /// How often the files are looked at.
 const EVERY: Duration = Duration::from_secs(2);
@@ -30,8 +31,9 @@ pub(super) struct Trust {
 
 /// Files that belong together.
 struct Files {
-    /// What they are, for the log.
+    /// What they are, for the log and for metrics.
     what: &'static str,
+    label: &'static str,
     paths: Vec<PathBuf>,
     /// As they were last read.
     seen: Vec<Vec<u8>>,
@@ -56,7 +58,14 @@ impl Trust {
                     let door = door.clone();
                     move |read: &[Vec<u8>]| door.change_keys(&read[0])
                 });
-                files.push(Files { what: "API keys", paths: vec![path.clone()], seen, failures: 0, take });
+                files.push(Files {
+                    what: "API keys",
+                    label: "keys",
+                    paths: vec![path.clone()],
+                    seen,
+                    failures: 0,
+                    take,
+                });
                 door
             }
         };
@@ -69,7 +78,7 @@ impl Trust {
                     let tls = tls.clone();
                     move |read: &[Vec<u8>]| tls.change(read)
                 });
-                files.push(Files { what: "certificates", paths, seen, failures: 0, take });
+                files.push(Files { what: "certificates", label: "certificates", paths, seen, failures: 0, take });
                 Some(tls)
             }
             _ => None,
@@ -104,6 +113,7 @@ impl Files {
                 self.failures += 1;
                 // The first time somebody may be replacing them.
                 if self.failures == 2 {
+                    metrics::trust_reload(self.label, "failed");
                     tracing::error!(what, error = format!("{error:#}"), "cannot be read any more: the old hold");
                 }
                 return;
@@ -114,8 +124,12 @@ impl Files {
             return;
         }
         match (self.take)(&found) {
-            Ok(()) => tracing::info!(what, "changed on disk, the new ones hold"),
+            Ok(()) => {
+                metrics::trust_reload(self.label, "loaded");
+                tracing::info!(what, "changed on disk, the new ones hold");
+            }
             Err(error) => {
+                metrics::trust_reload(self.label, "failed");
                 tracing::error!(
                     what,
                     error = format!("{error:#}"),

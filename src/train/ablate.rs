@@ -34,7 +34,7 @@ enum Ablation {
     Backbone(Trained),
     /// Figure 5: every expert of the settings at several sides, with a plot in --out
     Resolution {
-        /// Sides in pixels
+        /// Sides in pixels, with commas between them
         #[arg(long, value_name = "PIXELS", value_delimiter = ',', default_values_t = [224, 336, 448, 560, 672])]
         sides: Vec<u32>,
         #[command(flatten)]

@@ -99,7 +99,7 @@ impl Card<'_> {
                 recipe.learning_rate,
                 recipe.batch,
                 recipe.epochs,
-                member.record.teacher.as_ref().map_or(String::new(), |teacher| format!(", taught by {teacher}"))
+                member.record.teacher.as_ref().map_or(String::new(), |_| format!("; {}", member.record.sources()))
             )?;
         }
         writeln!(text)

@@ -10,15 +10,27 @@ use clap::Args;
 
 use super::checkpoint::replace;
 use super::config::TeacherSettings;
-use super::dataset::{DatasetArguments, Item};
+use super::dataset::{Dataset, DatasetArguments, Item};
 use super::fit::{self, Machine, Normal};
 use super::judging::Judge;
 use super::loader::{Loader, LoaderOptions};
 use super::progress;
 use crate::model::{Bundle, Device, Dtype, LoadOptions, Track};
 
+// Paragraphs are one line each: clap wraps them to the terminal.
+const HELP: &str = "\
+The loss of an item is the squared error against its normalised MOS and against the teacher's z, weighted by --share; of an item without MOS, against z alone. All of `fit` holds: settings, split, checkpoints, --resume. The teacher is asked once, before the first step; what it says is in teacher.csv.
+
+--unlabelled takes folders and lists as --data does, with or without a column mos. Files and prompts (split.by) that are held out are left out of them. Held-out items are judged by their MOS, where there is none by the teacher's opinion.
+
+The student is served as any ensemble, of one expert:
+  pcqa-train distil --data AIGIQA-20K --unlabelled renders/ --config student.toml --expert image_convnext --out student
+  pcqa-train ensemble --runs student --out student-bundle
+  pcqa-server --bundle student-bundle";
+
 /// Trains a student: `fit`, with an ensemble's opinion as a second goal.
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 #[group(id = "distil")]
 pub struct Arguments {
     /// Directory of the ensemble's bundle. Without it the one that is compiled in
@@ -70,13 +82,13 @@ pub(super) struct Taught {
     pub(super) name: String,
 }
 
-/// The items of the data sets that only the teacher labels. What they have of MOS is left aside.
-pub(super) fn unlabelled(settings: &TeacherSettings) -> anyhow::Result<Vec<Item>> {
-    let mut items = Vec::new();
-    for data in &settings.unlabelled {
-        items.extend(data.read()?.items.into_iter().map(|item| Item { mos: None, ..item }));
-    }
-    Ok(items)
+/// The data sets that only the teacher labels, with their names. What they have of MOS is left aside.
+pub(super) fn unlabelled(settings: &TeacherSettings) -> anyhow::Result<Vec<(String, Vec<Item>)>> {
+    let without_mos = |data: &DatasetArguments| {
+        let Dataset { name, items, .. } = data.read()?;
+        Ok((name, items.into_iter().map(|item| Item { mos: None, ..item }).collect()))
+    };
+    settings.unlabelled.iter().map(without_mos).collect()
 }
 
 /// Asks the teacher about those of `items` that are of `track`, or looks up what it said when the run in `folder` began.
@@ -93,6 +105,15 @@ pub(super) fn teach(
         None => Bundle::demo()?,
     };
     let manifest = bundle.manifest();
+    ensure!(
+        manifest.experts.iter().any(|expert| expert.track == track),
+        "the teacher {} has no {} expert to learn from",
+        manifest.name,
+        track.name()
+    );
+    if !manifest.trained {
+        eprintln!("the teacher {} is untrained: what it says means nothing", manifest.name);
+    }
     let scale = Normal { mean: manifest.mos.mean, std: manifest.mos.std };
     let name = format!("{} {} ({})", manifest.name, manifest.version, bundle.digest());
     let path = folder.join(TEACHER);

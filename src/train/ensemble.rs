@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Upper end of the data set's scale. Default: its highest MOS
     #[arg(long, value_name = "MOS", allow_negative_numbers = true)]
     mos_max: Option<f64>,
-    /// Number formats that it will be served in; each is measured. bf16 takes minutes on processors without it
+    /// Number formats that it will be served in, with commas between them; each is measured. bf16 takes minutes on processors without it
     #[arg(long, value_name = "FORMAT", value_enum, value_delimiter = ',', default_values = ["f32", "bf16"])]
     dtypes: Vec<ServedDtype>,
     /// How the experts' weights are stored
@@ -184,11 +184,12 @@ fn calibration_items(arguments: &Arguments, members: &[Member]) -> anyhow::Resul
     let all = items.len();
     items.retain(|item| {
         let known = (item.name.clone(), item.prompt.clone());
-        item.mos.is_some() && !members.iter().any(|member| member.trained_on.contains(&known))
+        let is_judged = members.iter().any(|member| member.spec.track == item.track);
+        is_judged && item.mos.is_some() && !members.iter().any(|member| member.trained_on.contains(&known))
     });
     ensure!(
         !items.is_empty(),
-        "every one of the {all} items was trained on or has no MOS: none is left to calibrate with"
+        "every one of the {all} items was trained on, has no MOS or no expert: none is left to calibrate with"
     );
     for Member { spec, .. } in members {
         let count = items.iter().filter(|item| item.track == spec.track).count();

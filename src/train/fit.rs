@@ -28,6 +28,7 @@ pub use self::choice::DataChoice;
 pub use self::goals::Normal;
 pub(in crate::train) use self::learner::{BACKBONE, HEAD};
 pub use self::record::{Record, read_record, read_settings, read_trained_on};
+use self::session::Session;
 use super::checkpoint::{RunLock, is_unused};
 use super::config::Settings;
 use super::dataset::DatasetArguments;
@@ -176,19 +177,36 @@ fn choose_fold(arguments: &Arguments, settings: &mut Settings) -> anyhow::Result
 /// Runs one expert's settings in the new folder `folder`, and gives the best epoch's predictions for the held-out items.
 fn run(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {
     let shown = folder.display();
-    ensure!(!is_run(folder), "{shown}: holds a run already; --resume goes on with it");
+    ensure!(
+        !is_run(folder),
+        "{shown}: holds a run already{}; --resume goes on with it, with the settings that it has",
+        if setup::is_of(settings, folder)? { "" } else { " of other settings" }
+    );
+    let (_lock, mut session) = begun(settings, folder, machine)?;
+    native::keep_freed_memory();
+    session.run().with_context(|| shown.to_string())
+}
+
+/// Begins the run of `settings` in `folder`, unless it is there, and leaves its steps for later.
+pub(super) fn begin(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
+    if is_run(folder) {
+        return ensure_of(settings, folder);
+    }
+    begun(settings, folder, machine).map(drop)
+}
+
+fn begun(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<(RunLock, Session)> {
+    let shown = folder.display();
     let was_unused = is_unused(folder);
     fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
-    let _lock = RunLock::take(folder)?;
+    let lock = RunLock::take(folder)?;
     let begun = setup::begin(settings, folder, machine).inspect_err(|_| {
         // A start that came to nothing leaves no folder that looks like a run.
         if was_unused && !is_run(folder) {
             drop(fs::remove_dir_all(folder));
         }
     });
-    let mut session = begun.with_context(|| shown.to_string())?;
-    native::keep_freed_memory();
-    session.run().with_context(|| shown.to_string())
+    Ok((lock, begun.with_context(|| shown.to_string())?))
 }
 
 /// Whether `folder` holds a run that has begun.
@@ -201,12 +219,17 @@ pub(super) fn run_or_go_on(settings: &Settings, folder: &Path, machine: &Machine
     if !is_run(folder) {
         return run(settings, folder, machine);
     }
+    ensure_of(settings, folder)?;
+    go_on(folder, machine)
+}
+
+fn ensure_of(settings: &Settings, folder: &Path) -> anyhow::Result<()> {
     let shown = folder.display();
     ensure!(
         setup::is_of(settings, folder)?,
         "{shown}: holds a run of other settings; remove it or choose another --out"
     );
-    go_on(folder, machine)
+    Ok(())
 }
 
 fn go_on(folder: &Path, machine: &Machine) -> anyhow::Result<Vec<Judged>> {

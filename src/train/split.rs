@@ -1,7 +1,8 @@
 //! Which items are held out. What belongs together by the chosen rule stays together; a split depends on the seed and
 //! on what is in the list, not on the list's order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use rand::seq::SliceRandom;
@@ -63,6 +64,22 @@ pub fn folds(items: &[Item], by: SplitBy, k: usize, seed: u64) -> Vec<Vec<usize>
     }
     parts.iter_mut().for_each(|part| part.sort_unstable());
     parts
+}
+
+/// Those of `others`, which are of other data sets, that may be trained on where `held_out` of `items` are held out: not
+/// the same files, and nothing that must stay together with one of them. Names are each data set's own and say nothing.
+pub fn apart(others: Vec<Item>, items: &[Item], held_out: &[usize], by: SplitBy) -> Vec<Item> {
+    let file = |item: &Item| item.path.canonicalize().unwrap_or_else(|_| item.path.clone());
+    let unit = |item: &Item| match by {
+        SplitBy::Random => None,
+        SplitBy::Group => item.group.clone(),
+        SplitBy::Prompt | SplitBy::Generator => Some(key(item, by)),
+    };
+    let held: Vec<&Item> = held_out.iter().filter_map(|&index| items.get(index)).collect();
+    let files: BTreeSet<PathBuf> = held.iter().map(|item| file(item)).collect();
+    let units: BTreeSet<String> = held.iter().filter_map(|item| unit(item)).collect();
+    let is_apart = |item: &Item| !files.contains(&file(item)) && !unit(item).is_some_and(|unit| units.contains(&unit));
+    others.into_iter().filter(is_apart).collect()
 }
 
 /// The indices of all items, those together that must stay together.

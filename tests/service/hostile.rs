@@ -215,7 +215,7 @@ async fn a_caller_who_takes_its_calls_back_as_fast_as_it_makes_them() {
 
 #[tokio::test]
 async fn connections_without_end() {
-    let house = House::start(&["--max-connections=2"]).await;
+    let house = House::start(&["--max-connections=4"]).await;
     house.image(PROMPT, png(1)).await.unwrap();
     let idle = TcpStream::connect(&house.address).await.unwrap();
     for _ in 0..2 {

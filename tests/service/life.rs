@@ -1,9 +1,12 @@
 //! Start, health, reflection, drain, end.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use pcqa::proto::score_stream_request::Media;
 use pcqa::proto::score_stream_response::Outcome;
 use pcqa::proto::{ScoreImageRequest, ScoreStreamRequest};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -310,6 +313,17 @@ async fn an_old_connection_is_cut_after_its_grace() {
     let (_items, requests) = tokio::sync::mpsc::channel::<ScoreStreamRequest>(1);
     let mut answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
     tokio::time::timeout(PATIENCE, answers.message()).await.expect("the connection is never cut").unwrap_err();
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let flags = ["--listen=127.0.0.1:0", "--log=info,pcqa=debug"];
+    let mut process = server().args(flags).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains("ready")));
+    drop(lines);
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -281,6 +281,9 @@ async fn a_certificate_that_has_expired_does_not_replace_one_that_has_not() {
     house.signal(Signal::HUP);
     logged(&house, "the certificate has expired", 1).await;
     connect(&house, authority.trusting()).await.unwrap().score_image(image()).await.unwrap();
+    let refused = server().arg("--listen=127.0.0.1:0").args(authority.flags(false)).output().unwrap();
+    let log = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && log.contains("the certificate has expired"), "{log}");
 
     authority.sign("server");
     house.signal(Signal::HUP);

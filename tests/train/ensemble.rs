@@ -1,6 +1,6 @@
 //! `pcqa-train ensemble`: from runs to a bundle that can be served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -128,4 +128,23 @@ fn a_student_learns_what_its_teacher_says() {
     let (first, last) = (loss(&losses[..4]), loss(&losses[losses.len() - 4..]));
     assert!(last < 0.5 * first, "{first} {last}");
     assert!(student.folder().join("teacher.csv").is_file());
+}
+
+#[test]
+fn what_is_held_out_is_not_learnt_from_a_teacher_either() {
+    let student = Run::new(SETTINGS);
+    let mut command = train(&["distil", "--expert", "image_efficientvit", "--unlabelled"]);
+    command.arg(MATERIAL.path("data")).arg("--data").arg(MATERIAL.path("data"));
+    command.arg("--config").arg(student.directory.path().join("settings.toml"));
+    let output = succeed(&mut student.finish(command, &[]));
+    assert!(stderr(&output).contains("they belong with held-out ones"), "{}", stderr(&output));
+    let split = fs::read_to_string(student.folder().join("split.csv")).unwrap();
+    let part = |part: &str| -> BTreeSet<String> {
+        let lines = split.lines().filter_map(|line| line.strip_suffix(part));
+        lines.map(|line| line.trim_end_matches(',').to_owned()).collect()
+    };
+    assert!(!part("held_out").is_empty() && part("held_out").is_disjoint(&part("train")), "{split}");
+    let record = fs::read_to_string(student.folder().join("record.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["unlabelled"]["data"], record["train_items"].as_u64().unwrap() / 2, "{record}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pcqa::train::{Item, SplitBy, folds, hold_out, rng, seed};
+use pcqa::train::{Item, SplitBy, apart, folds, hold_out, rng, seed};
 use proptest::prelude::*;
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -43,6 +43,26 @@ fn names(items: &[Item], indices: &[usize]) -> BTreeSet<String> {
 }
 
 proptest! {
+    #[test]
+    fn of_other_data_nothing_that_belongs_with_held_out_items_is_left(
+        items in items(),
+        others in items(),
+        fraction in 0.05..0.95f64,
+    ) {
+        for by in ALL {
+            let (_, held) = hold_out(&items, by, fraction, 1);
+            let left = apart(others.clone(), &items, &held, by);
+            let held: Vec<&Item> = held.iter().map(|&index| &items[index]).collect();
+            for item in &others {
+                let belongs = held.iter().any(|held| {
+                    let same = by != SplitBy::Random && key(held, by) == key(item, by);
+                    held.path == item.path || (same && (by != SplitBy::Group || item.group.is_some()))
+                });
+                prop_assert_eq!(left.contains(item), !belongs, "{:?} {:?}", by, item);
+            }
+        }
+    }
+
     #[test]
     fn two_sides_share_no_unit(items in items(), fraction in 0.05..0.95f64, seed in any::<u64>()) {
         for by in ALL {

@@ -58,7 +58,9 @@ pub struct ConnectionOptions {
     /// Time to give it, in seconds; then the connection is closed and its places are free
     #[arg(long, value_name = "SECONDS", default_value = "20")]
     pub keepalive_timeout_seconds: Seconds,
-    /// Open connections; who comes when there are that many is hung up on at once, and can go to another replica
+    /// Open connections; who comes when there are that many is hung up on at once, and can go to another replica. One
+    /// address has at most as many as it leaves free. No more than the process may have open files (`ulimit -Hn`), less
+    /// 256
     #[arg(long, value_name = "COUNT", default_value = "4096")]
     pub max_connections: NonZeroU32,
     /// Calls that one connection may have open at once; more wait at the client. Each costs memory even where it is

@@ -346,6 +346,9 @@ fn seconds_or_none(text: &str) -> Result<Seconds, String> {
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty; `off` logs nothing".to_owned());
+    }
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),

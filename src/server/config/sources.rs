@@ -29,7 +29,8 @@ pub enum Parsed {
 ///
 /// Every option can be given as a flag (--max-image-bytes 1000000), as an environment variable (PCQA_MAX_IMAGE_BYTES)
 /// or as a key of the configuration file (max_image_bytes = 1000000). A flag wins over the environment, the environment
-/// over the file, the file over the default. A configuration that is refused ends the process with exit code 64.
+/// over the file, the file over the default. A configuration that is refused ends the process with exit code 64; a file,
+/// a device or a port that it names and that cannot be used, with 1.
 #[derive(Debug, Parser)]
 #[command(name = "pcqa-server", version, max_term_width = 110, args_override_self = true)]
 #[command(mut_args(numbers_may_be_negative))]

@@ -23,20 +23,12 @@ impl Tls {
     /// From the PEM files of the chain, its key and, where callers must show a certificate, the authorities that may
     /// have signed it.
     pub fn new(files: &[Vec<u8>]) -> Result<Self> {
-        let (config, end) = config(files)?;
-        announce(end);
-        Ok(Self(Arc::new(RwLock::new(Arc::new(config)))))
+        Ok(Self(Arc::new(RwLock::new(Arc::new(config(files)?)))))
     }
 
-    /// From now on, for new connections. As [`new`](Self::new), but a certificate that has expired is refused: the one
-    /// that is there is no worse.
+    /// From now on, for new connections. As [`new`](Self::new).
     pub fn change(&self, files: &[Vec<u8>]) -> Result<()> {
-        let (config, end) = config(files)?;
-        if left_until(end).is_none() {
-            bail!("the certificate has expired");
-        }
-        announce(end);
-        let config = Arc::new(config);
+        let config = Arc::new(config(files)?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
@@ -47,12 +39,14 @@ impl Tls {
     }
 }
 
-/// What the files make, and when the certificate ends, since 1970.
-fn config(files: &[Vec<u8>]) -> Result<(ServerConfig, Duration)> {
+fn config(files: &[Vec<u8>]) -> Result<ServerConfig> {
     let [certificate, key, client_ca @ ..] = files else { bail!("a certificate and its key are needed") };
     let chain = certificates(certificate).context("the certificate")?;
     let key = PrivateKeyDer::from_pem_slice(key).context("the key is no PEM of a private key")?;
     let end = expiry(&chain[0])?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // No client would talk to it that looks at certificates: rather the one before, or no service that seems to be one.
+    let left = end.checked_sub(now).context("the certificate has expired")?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions()?;
     let builder = match client_ca {
@@ -69,7 +63,9 @@ fn config(files: &[Vec<u8>]) -> Result<(ServerConfig, Duration)> {
     };
     let mut config = builder.with_single_cert(chain, key).context("the certificate and its key")?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((config, end))
+    metrics::certificate_expiry(end);
+    tracing::info!(days = left.as_secs() / 86_400, "the certificate is valid for so long");
+    Ok(config)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
@@ -84,17 +80,4 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 fn expiry(certificate: &CertificateDer<'_>) -> Result<Duration> {
     let certificate = Certificate::from_der(certificate).context("the certificate cannot be read")?;
     Ok(certificate.tbs_certificate.validity.not_after.to_unix_duration())
-}
-
-fn announce(end: Duration) {
-    metrics::certificate_expiry(end);
-    match left_until(end) {
-        Some(left) => tracing::info!(days = left.as_secs() / 86_400, "the certificate is valid for so long"),
-        None => tracing::warn!("the certificate has expired"),
-    }
-}
-
-/// `None` once `end`, since 1970, has passed.
-fn left_until(end: Duration) -> Option<Duration> {
-    end.checked_sub(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

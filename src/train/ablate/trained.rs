@@ -52,10 +52,7 @@ impl Trained {
         name: &str,
         change: impl FnOnce(&mut Settings, &mut ExpertSettings),
     ) -> anyhow::Result<Metrics> {
-        let (mut settings, mut expert) = (settings.clone(), expert.clone());
-        change(&mut settings, &mut expert);
-        settings.experts = vec![expert];
-        settings.check().with_context(|| name.to_owned())?;
+        let settings = changed(settings, expert, name, change)?;
         let judged = fit::run_or_go_on(&settings, &self.out.join(name), &self.machine)?;
         Ok(Metrics::new(&judged))
     }
@@ -96,11 +93,18 @@ impl Trained {
     /// Figure 5.
     pub(super) fn resolutions(&self, sides: &[u32]) -> anyhow::Result<Table> {
         let settings = self.settings()?;
+        let name = |expert: &ExpertSettings, side: u32| format!("{}-{side}", expert.name);
+        // A side that a backbone cannot have comes to light before hours were spent on the others.
+        for (expert, &side) in settings.experts.iter().flat_map(|expert| sides.iter().map(move |side| (expert, side))) {
+            let name = name(expert, side);
+            let settings = changed(&settings, expert, &name, |_, expert| expert.input_size = side)?;
+            fit::begin(&settings, &self.out.join(name), &self.machine)?;
+        }
         let (mut rows, mut series) = (Vec::new(), Vec::new());
         for expert in &settings.experts {
             let mut points = Vec::new();
             for &side in sides {
-                let name = format!("{}-{side}", expert.name);
+                let name = name(expert, side);
                 let metrics = self.cell(&settings, expert, &name, |_, expert| expert.input_size = side)?;
                 points.push((f64::from(side), main(&metrics)));
                 rows.push((vec![expert.name.clone(), side.to_string()], vec![Some(metrics)]));
@@ -119,6 +123,20 @@ impl Trained {
         eprintln!("plot: {}", path.display());
         Ok(())
     }
+}
+
+/// The settings of the cell called `name`.
+fn changed(
+    settings: &Settings,
+    expert: &ExpertSettings,
+    name: &str,
+    change: impl FnOnce(&mut Settings, &mut ExpertSettings),
+) -> anyhow::Result<Settings> {
+    let (mut settings, mut expert) = (settings.clone(), expert.clone());
+    change(&mut settings, &mut expert);
+    settings.experts = vec![expert];
+    settings.check().with_context(|| name.to_owned())?;
+    Ok(settings)
 }
 
 fn main(metrics: &Metrics) -> f64 {

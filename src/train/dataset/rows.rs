@@ -14,6 +14,9 @@ use crate::train::progress;
 /// Characters of a bad MOS that are shown: columns may be shifted, and a prompt be in its place.
 const SHOWN: usize = 20;
 
+/// Far beyond any scale: a greater number is a mistake, and would drown every other in sums.
+const LARGEST_MOS: f64 = 1e6;
+
 /// The usable rows. Every other one becomes an entry of `problems`.
 pub(super) fn into_items(rows: Vec<Row>, layout: &Layout, folder: &mut Folder, problems: &mut Problems) -> Vec<Item> {
     let bar = progress::count("looking for files", rows.len() as u64);
@@ -58,10 +61,10 @@ fn into_item(row: Row, layout: &Layout, folder: &mut Folder) -> Result<Item, (Ki
         }
         None => None,
         Some(text) => match text.parse::<f64>() {
-            Ok(mos) if mos.is_finite() => Some(mos),
+            Ok(mos) if mos.abs() <= LARGEST_MOS => Some(mos),
             _ => {
                 let start: String = text.chars().take(SHOWN).collect();
-                return Err((Kind::Mos, format!("{name} has {start:?}, no finite number")));
+                return Err((Kind::Mos, format!("{name} has {start:?}, no number of at most {LARGEST_MOS}")));
             }
         },
     };

@@ -73,12 +73,10 @@ fn one(folder: &Path, last: bool) -> anyhow::Result<Member> {
 pub(super) fn provenance(members: &[Member]) -> String {
     let one = |member: &Member| {
         let record = &member.record;
-        let teacher = record.teacher.as_ref().map_or(String::new(), |teacher| format!(", taught by {teacher}"));
         format!(
-            "{}: {} items of {} (sha256 {:.12}), seed {}, {} epochs{teacher}",
+            "{}: {} (sha256 {:.12}), seed {}, {} epochs",
             member.spec.name,
-            record.train_items,
-            record.dataset,
+            record.sources(),
             record.items_sha256,
             member.settings.seed,
             member.settings.recipe.epochs

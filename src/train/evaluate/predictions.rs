@@ -144,9 +144,15 @@ pub(super) fn write(file: &Path, outcome: &Outcome) -> anyhow::Result<()> {
             }
         }
     }
+    let text = writer.into_inner()?;
+    // A link keeps pointing where it does.
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if fs::metadata(&file).is_ok_and(|found| !found.is_file()) {
+        // A pipe or a device is written to, never replaced.
+        return fs::write(&file, text).with_context(failed);
+    }
     let partial = file.with_extension("partial");
-    fs::write(&partial, writer.into_inner()?).with_context(failed)?;
-    fs::rename(&partial, file).with_context(failed)
+    fs::write(&partial, text).and_then(|()| fs::rename(&partial, &file)).with_context(failed)
 }
 
 #[cfg(test)]

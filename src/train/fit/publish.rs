@@ -69,7 +69,7 @@ fn losses(steps: &[Step], progress: &Progress) -> Chart {
     let held_out = progress.epochs.iter().filter_map(|epoch| Some((epoch.step as f64, epoch.held_out_loss?)));
     let means = progress.epochs.iter().filter_map(|epoch| Some((epoch.step as f64, epoch.loss?)));
     chart(
-        "Loss (squared error of normalised MOS)",
+        "Loss (squared error of normalised MOS, or of a teacher's z)",
         true,
         vec![
             series("step", thinned(steps, |step| step.loss)),

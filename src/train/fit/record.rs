@@ -45,9 +45,27 @@ pub struct Record {
     /// Name, version and digest of the teacher's bundle, in a distillation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
+    /// In a distillation, of how many items of which other data sets only the teacher's opinion is learnt; they count
+    /// among those that are trained on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unlabelled: BTreeMap<String, usize>,
 }
 
 impl Record {
+    /// What was trained on and who taught it, in words.
+    pub fn sources(&self) -> String {
+        let Self { dataset, train_items, teacher, unlabelled, .. } = self;
+        let labelled = train_items - unlabelled.values().sum::<usize>().min(*train_items);
+        let mut text = format!("{labelled} items of {dataset}");
+        for (name, items) in unlabelled {
+            text += &format!(" and {items} of {name} without MOS");
+        }
+        if let Some(teacher) = teacher {
+            text += &format!(", taught by {teacher}");
+        }
+        text
+    }
+
     pub(super) fn write(&self, run: &Path) -> anyhow::Result<()> {
         replace(&run.join(RECORD), &serde_json::to_vec_pretty(self)?)
     }

@@ -302,7 +302,12 @@ impl Run {
     fn facts(&self) -> Vec<(String, String)> {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         let recipe = &self.settings.recipe;
-        vec![
+        let teacher = self.settings.teacher.iter().flat_map(|teacher| {
+            let bundle = teacher.bundle.clone().unwrap_or_else(|| "the compiled-in bundle".to_owned());
+            let share = format!("{} of the loss of items with a MOS, all of the others'", teacher.share);
+            [fact("teacher", bundle), fact("its share", share)]
+        });
+        let facts = vec![
             fact("trained on", format!("{} items", self.train.len())),
             fact("held out", format!("{} items", self.held_out.len())),
             fact("left out", format!("{} items that cannot be read", self.progress.unreadable.len())),
@@ -311,7 +316,8 @@ impl Run {
             fact("learning rate", format!("{:e}", recipe.learning_rate)),
             fact("seed", self.settings.seed.to_string()),
             fact("device", self.settings.device.clone()),
-        ]
+        ];
+        facts.into_iter().chain(teacher).collect()
     }
 
     /// Writes the page and says what came of it.

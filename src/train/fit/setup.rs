@@ -1,6 +1,7 @@
 //! From settings to a run that is ready for its next step: a new one, or one that goes on.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::train::distil;
 use crate::train::embeddings::{Embeddings, file_digest};
 use crate::train::loader::{Loader, LoaderOptions};
 use crate::train::schedule::Schedule;
-use crate::train::split::{folds, hold_out};
+use crate::train::split::{apart, folds, hold_out};
 
 /// Starts a run of `settings`, which name one expert, in `folder`, and writes down what it begins with.
 pub(super) fn begin(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Session> {
@@ -111,6 +112,8 @@ struct Data {
     normal: Normal,
     embeddings: Embeddings,
     teacher: Option<distil::Taught>,
+    /// Names of the data sets that only the teacher labels, and how many of their items are trained on.
+    unlabelled: BTreeMap<String, usize>,
 }
 
 impl Data {
@@ -118,11 +121,20 @@ impl Data {
         let dataset = settings.data.as_ref().context("data: is missing")?.read()?;
         let (mut train, mut held_out) = split(settings, &dataset)?;
         let Dataset { name, mut items, .. } = dataset;
+        let mut unlabelled = BTreeMap::new();
         let teacher = match &settings.teacher {
             Some(teacher) => {
-                let labelled = items.len();
-                items.extend(distil::unlabelled(teacher)?);
-                train.extend(labelled..items.len());
+                for (name, others) in distil::unlabelled(teacher)? {
+                    let (labelled, all) = (items.len(), others.len());
+                    let others = apart(others, &items, &held_out, settings.split.by);
+                    let left_out = all - others.len();
+                    if left_out > 0 {
+                        eprintln!("{name}: {left_out} of {all} items are left out: they belong with held-out ones");
+                    }
+                    items.extend(others);
+                    train.extend(labelled..items.len());
+                    unlabelled.insert(name, labelled..items.len());
+                }
                 Some(distil::teach(teacher, &items, expert(settings)?.track, folder, machine, device)?)
             }
             None => None,
@@ -135,6 +147,8 @@ impl Data {
         };
         train.retain(useful);
         held_out.retain(useful);
+        let trained = |of: Range<usize>| train.iter().filter(|&index| of.contains(index)).count();
+        let unlabelled = unlabelled.into_iter().map(|(name, of)| (name, trained(of))).collect();
         ensure!(!train.is_empty(), "no {} item is left to train on", track.name());
         if let Some(folds) = settings.split.folds {
             let by = format!("{:?}", settings.split.by).to_lowercase();
@@ -167,7 +181,7 @@ impl Data {
             eprintln!("{} items have prompts that are longer than the towers read", embeddings.truncated());
         }
         eprintln!("{name}: {} items to train on, {} held out", train.len(), held_out.len());
-        Ok(Self { name, items: Arc::new(items), train, held_out, goals, normal, embeddings, teacher })
+        Ok(Self { name, items: Arc::new(items), train, held_out, goals, normal, embeddings, teacher, unlabelled })
     }
 
     fn start(&self, settings: &Settings, device: Device) -> anyhow::Result<(Learner, Start)> {
@@ -207,6 +221,7 @@ impl Data {
             parameters: learner.parameters(),
             threads: tch::get_num_threads(),
             teacher: self.teacher.as_ref().map(|teacher| teacher.name.clone()),
+            unlabelled: self.unlabelled.clone(),
         })
     }
 

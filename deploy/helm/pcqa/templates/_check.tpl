@@ -31,6 +31,9 @@
 {{- fail "gpu.runtimeClassName: is set, but gpu.count is 0" -}}
 {{- end -}}
 {{- $config := $values.config -}}
+{{- if and $config.otlp_endpoint $values.networkPolicy.enabled (not $values.networkPolicy.egress) -}}
+{{- fail "networkPolicy.egress: lets nothing out, so that no span would reach config.otlp_endpoint" -}}
+{{- end -}}
 {{- $cores := get (default (dict) $values.resources.limits) "cpu" -}}
 {{- range $key := list "decoder_workers" "decode_threads" "threads" -}}
 {{- if not (or $cores (hasKey $config $key)) -}}
