@@ -283,6 +283,11 @@ def access():
                    ("{{key}} {{reason}}", f"sum by (key, reason) (increase(pcqa_key_limited_total{{@}}{RATE}))")),
             lines("Connections", "Connections that are open.", "short",
                   ("{{instance}}", "sum by (instance) (pcqa_connections{@})")),
+            events("Reloads of keys and certificates",
+                   "Attempts to take over changed files of API keys or TLS certificates: loaded, or failed (the old "
+                   "ones hold).",
+                   ("{{files}} {{outcome}}",
+                    f"sum by (files, outcome) (increase(pcqa_trust_reloads_total{{@}}{RATE}))"), width=24, height=6),
         ],
         "Certificate": [
             number("Certificate ends in", "Time until the first of the replicas' certificates ends.", "s",

@@ -39,7 +39,13 @@ TARGET = {"namespace": "art", "pod": "pcqa-0", "service": "pcqa", "container": "
 QUIET = {"overview.json: Faults: A", "recording.yaml: job:pcqa_requests_faulty:ratio_rate5m"}
 # What appears with its first event only, and has none here.
 ABSENT = 'code=~"Internal|Unknown|DataLoss"'
-PROVOKED = {"PcqaHighShedRate", "PcqaDecoderCrashLoop", "PcqaBundleReloadFailed", "PcqaCertificateExpiry"}
+PROVOKED = {
+    "PcqaHighShedRate",
+    "PcqaDecoderCrashLoop",
+    "PcqaBundleReloadFailed",
+    "PcqaTrustReloadFailed",
+    "PcqaCertificateExpiry",
+}
 # Nobody's fault: the latency of a debug build under this load, how much memory a machine has, what a week looks like
 # that is seconds old.
 POSSIBLE = {"PcqaLatencyOverObjective", "PcqaDeviceMemoryHigh", "PcqaScoreDrift"}
@@ -144,17 +150,17 @@ class Server:
             assert self.process.poll() is None, "the server ended"
             yield self
 
+    def count(self, series):
+        """What a counter says, or 0."""
+        lines = (answer(f"http://{self.metrics}/metrics") or "").splitlines()
+        return sum(float(line[len(series) :]) for line in lines if line.startswith(f"{series} "))
+
     def reload(self, outcome):
         """Has the bundle loaded again, which ends in `outcome`."""
-        counted = f'pcqa_bundle_reloads_total{{outcome="{outcome}"}} '
-
-        def count():
-            lines = (answer(f"http://{self.metrics}/metrics") or "").splitlines()
-            return sum(float(line[len(counted) :]) for line in lines if line.startswith(counted))
-
-        before = count()
+        counted = f'pcqa_bundle_reloads_total{{outcome="{outcome}"}}'
+        before = self.count(counted)
         self.process.send_signal(signal.SIGHUP)
-        until(lambda: count() > before, f"a reload ends in {outcome}")
+        until(lambda: self.count(counted) > before, f"a reload ends in {outcome}")
 
     def reload_in_every_way(self):
         manifest, part = self.bundle / "bundle.toml", self.bundle / "tokenizer.json"
@@ -166,6 +172,13 @@ class Server:
         manifest.write_text(manifest.read_text().replace('version = "2"', 'version = "3"', 1))
         self.reload("failed")
         part.write_bytes(whole)
+
+    def break_keys(self):
+        """Adds a line to the keys that is none: the old ones hold."""
+        counted = 'pcqa_trust_reloads_total{files="keys",outcome="failed"}'
+        with open(self.directory / "keys.txt", "a") as file:
+            file.write("broken\n")
+        until(lambda: self.count(counted) > 0, "broken keys are refused")
 
 
 class Prometheus:
@@ -306,6 +319,7 @@ def provoke(load, server):
         load.bad()
         load.crowd(PATIENCE, leave_after=0.2)
         server.reload_in_every_way()
+        server.break_keys()
         rounds = 0
         while rounds < ROUNDS or time.monotonic() < begin + SECONDS_OF_LOAD:
             rounds += 1
