@@ -67,8 +67,10 @@ COPY --from=libtorch /out/wheels.lock /bill/
 COPY --from=libtorch /out/licences /bill/wheels
 COPY LICENSE ./
 COPY deploy/image deploy/image
-RUN python3 deploy/image/bill.py --variant "$VARIANT" --packages /bill/packages.tsv --wheels /bill/wheels.lock \
-    --wheel-licences /bill/wheels --bin /out/bin --out /out/doc
+# cargo describes all dependencies or none: those of tests alone, which the build did not need, have to be there too.
+RUN cargo fetch --locked --target x86_64-unknown-linux-gnu \
+    && python3 deploy/image/bill.py --variant "$VARIANT" --packages /bill/packages.tsv --wheels /bill/wheels.lock \
+        --wheel-licences /bill/wheels --bin /out/bin --out /out/doc
 
 FROM scratch
 ARG VARIANT=cpu
