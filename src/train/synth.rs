@@ -5,7 +5,6 @@
 
 mod avi;
 mod canvas;
-mod clutter;
 pub mod distort;
 mod ground;
 mod item;
