@@ -97,7 +97,7 @@ async fn score(endpoints: &Endpoints, turn: &mut usize, seed: u32, attempts: u32
 
 /// gRPC clients send a request that was still theirs when its connection ended on the next one and say nothing; tonic
 /// leaves that to its users. hyper's word for such a request is "canceled": nothing of it was ever sent.
-fn is_unsent(status: &Status) -> bool {
+pub fn is_unsent(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
