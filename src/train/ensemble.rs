@@ -58,7 +58,8 @@ pub struct Arguments {
     /// Upper end of the data set's scale. Default: its highest MOS
     #[arg(long, value_name = "MOS", allow_negative_numbers = true)]
     mos_max: Option<f64>,
-    /// Number formats that it will be served in, with commas between them; each is measured. bf16 takes minutes on processors without it
+    /// Number formats that it will be served in, with commas between them; each is measured. bf16 takes minutes on
+    /// processors without it
     #[arg(long, value_name = "FORMAT", value_enum, value_delimiter = ',', default_values = ["f32", "bf16"])]
     dtypes: Vec<ServedDtype>,
     /// How the experts' weights are stored

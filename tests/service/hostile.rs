@@ -13,7 +13,6 @@ use pcqa::proto::score_stream_request::Media;
 use pcqa::proto::score_stream_response::Outcome;
 use pcqa::proto::scoring_service_client::ScoringServiceClient;
 use pcqa::proto::{Priority, RankImagesRequest, ScoreImageRequest, ScoreStreamRequest, ScoreVideoRequest};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -211,25 +210,6 @@ async fn a_caller_who_takes_its_calls_back_as_fast_as_it_makes_them() {
     let ended = tokio::time::timeout(PATIENCE, raw::reset_until_closed(&house, 100_000)).await;
     ended.expect("the connection is never closed");
     bystander.stays_unharmed(&house).await;
-}
-
-#[tokio::test]
-async fn connections_without_end() {
-    let house = House::start(&["--max-connections=4"]).await;
-    house.image(PROMPT, png(1)).await.unwrap();
-    let idle = TcpStream::connect(&house.address).await.unwrap();
-    for _ in 0..2 {
-        let too_many = tokio::time::timeout(PATIENCE, raw::say_nothing(&house)).await;
-        too_many.expect("a connection over the limit is not hung up on");
-    }
-    assert_eq!(house.log().matches("max_connections").count(), 1, "{}", house.log());
-    house.image(PROMPT, png(2)).await.expect("a connection within the limit lost a request");
-    drop(idle);
-    let begin = Instant::now();
-    while let Err(refused) = house.another_client().score_image(image(png(3))).await {
-        assert!(begin.elapsed() < PATIENCE, "no connection became free: {refused}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::process::Stdio;
 
 use pcqa::proto::score_stream_request::Media;
 use pcqa::proto::score_stream_response::Outcome;
-use pcqa::proto::{ScoreImageRequest, ScoreStreamRequest};
+use pcqa::proto::{GetModelRequest, ScoreImageRequest, ScoreStreamRequest};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -318,6 +319,25 @@ async fn an_old_connection_is_cut_after_its_grace() {
     let (_items, requests) = tokio::sync::mpsc::channel::<ScoreStreamRequest>(1);
     let mut answers = house.client().score_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
     tokio::time::timeout(PATIENCE, answers.message()).await.expect("the connection is never cut").unwrap_err();
+}
+
+#[tokio::test]
+async fn more_connections_than_may_be_are_hung_up_on() {
+    let house = House::start(&["--max-connections=4"]).await;
+    house.image("a lighthouse", png(1)).await.unwrap();
+    let idle = TcpStream::connect(&house.address).await.unwrap();
+    for _ in 0..2 {
+        let too_many = tokio::time::timeout(PATIENCE, raw::say_nothing(&house)).await;
+        too_many.expect("a connection over the limit is not hung up on");
+    }
+    assert_eq!(house.log().matches("max_connections").count(), 1, "{}", house.log());
+    house.image("a lighthouse", png(2)).await.expect("a connection within the limit lost a request");
+    drop(idle);
+    let begin = std::time::Instant::now();
+    while let Err(refused) = house.another_client().get_model(GetModelRequest {}).await {
+        assert!(begin.elapsed() < PATIENCE, "no connection became free: {refused}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::media::{clip, encoded, picture, png};
 
 const PROMPT: &str = "a lighthouse";
 
-/// What a server without TLS, and without keys has nothing to say of.
+/// What a server without TLS and without keys has nothing to say of.
 const ABSENT: [&str; 2] = ["pcqa_tls_certificate_expiry_timestamp_seconds", "pcqa_key_limited_total"];
 
 /// A page of metrics.

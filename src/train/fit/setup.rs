@@ -121,7 +121,7 @@ impl Data {
         let dataset = settings.data.as_ref().context("data: is missing")?.read()?;
         let (mut train, mut held_out) = split(settings, &dataset)?;
         let Dataset { name, mut items, .. } = dataset;
-        let mut unlabelled = BTreeMap::new();
+        let mut ranges: Vec<(String, Range<usize>)> = Vec::new();
         let teacher = match &settings.teacher {
             Some(teacher) => {
                 for (name, others) in distil::unlabelled(teacher)? {
@@ -133,7 +133,7 @@ impl Data {
                     }
                     items.extend(others);
                     train.extend(labelled..items.len());
-                    unlabelled.insert(name, labelled..items.len());
+                    ranges.push((name, labelled..items.len()));
                 }
                 Some(distil::teach(teacher, &items, expert(settings)?.track, folder, machine, device)?)
             }
@@ -147,8 +147,11 @@ impl Data {
         };
         train.retain(useful);
         held_out.retain(useful);
-        let trained = |of: Range<usize>| train.iter().filter(|&index| of.contains(index)).count();
-        let unlabelled = unlabelled.into_iter().map(|(name, of)| (name, trained(of))).collect();
+        // Folders of one name count together.
+        let mut unlabelled = BTreeMap::new();
+        for (name, range) in ranges {
+            *unlabelled.entry(name).or_default() += train.iter().filter(|&index| range.contains(index)).count();
+        }
         ensure!(!train.is_empty(), "no {} item is left to train on", track.name());
         if let Some(folds) = settings.split.folds {
             let by = format!("{:?}", settings.split.by).to_lowercase();
