@@ -16,14 +16,22 @@
 //! Center and scale follow from the key and the shape ([`Fill::of`]), so that signals keep their size on their way
 //! through the network.
 
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Elements that one processor makes at once.
+const PART: usize = 1 << 18;
 
 /// 24 random bits for each of the elements 0, 1, 2 … of tensor `name`, which is `<module>/<key>`.
 pub fn bits(name: &str, seed: u64) -> impl Iterator<Item = u32> {
+    bits_from(name, seed, 0)
+}
+
+/// As [`bits`], of the elements from `first` on.
+fn bits_from(name: &str, seed: u64, first: u64) -> impl Iterator<Item = u32> {
     let state = fnv1a_64(name) ^ seed.wrapping_mul(GOLDEN);
-    (1..).map(move |count: u64| {
+    (first + 1..).map(move |count: u64| {
         let z = state.wrapping_add(count.wrapping_mul(GOLDEN));
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -67,13 +75,17 @@ impl Fill {
 
 /// The values of tensor `key` of `module`, row by row.
 pub fn values(module: &str, key: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+    let mut values = vec![0.0; shape.iter().product()];
+    let name = format!("{module}/{key}");
     let Fill { center, scale } = Fill::of(key, shape);
-    let count = shape.iter().product();
-    let element = |bits: u32| {
-        let r = bits as f32 * (1.0 / 8_388_608.0) - 1.0;
-        center + scale * r
-    };
-    bits(&format!("{module}/{key}"), seed).take(count).map(element).collect()
+    // Gigabytes of them: each processor makes a part.
+    values.par_chunks_mut(PART).enumerate().for_each(|(part, values)| {
+        for (value, bits) in values.iter_mut().zip(bits_from(&name, seed, (part * PART) as u64)) {
+            let r = bits as f32 * (1.0 / 8_388_608.0) - 1.0;
+            *value = center + scale * r;
+        }
+    });
+    values
 }
 
 /// A whole safetensors file of `module`, whose tensors are stored in f32, or rounded to nearest even in f16 or

@@ -12,6 +12,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use self::design::Design;
@@ -63,10 +64,11 @@ pub fn initialise(preset: Preset, seed: u64, out: &Path, force: bool) -> anyhow:
 fn list_files(design: &mut Design, directory: &Path) -> anyhow::Result<()> {
     let mut names: Vec<String> = design.weights.iter().map(|weights| weights.file.clone()).collect();
     names.push(design.manifest.text.tokenizer.clone());
-    for name in names {
+    let listed = names.into_par_iter().map(|name| {
         let digest = digest(&directory.join(&name)).with_context(|| format!("{name}: cannot be read"))?;
-        design.manifest.files.insert(name, digest);
-    }
+        Ok((name, digest))
+    });
+    design.manifest.files.extend(listed.collect::<anyhow::Result<Vec<_>>>()?);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use half::f16;
 use indicatif::ProgressBar;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensorError, View, serialize_to_file};
 
 use crate::train::hash_init;
@@ -71,15 +72,26 @@ impl View for Lazy<'_> {
             return Cow::Owned(vec![0; self.data_len()]);
         }
         let values = hash_init::values(self.module, &self.entry.key, &self.entry.shape, self.seed);
-        Cow::Owned(match self.dtype {
-            Dtype::F16 => values.into_iter().flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
-            _ => values.into_iter().flat_map(f32::to_le_bytes).collect(),
-        })
+        let mut bytes = vec![0; self.data_len()];
+        match self.dtype {
+            Dtype::F16 => store(&mut bytes, &values, |value| f16::from_f32(value).to_le_bytes()),
+            _ => store(&mut bytes, &values, f32::to_le_bytes),
+        }
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
         length(self.entry, self.dtype)
     }
+}
+
+/// `values` one after the other in `bytes`.
+fn store<const N: usize>(bytes: &mut [u8], values: &[f32], of: impl Fn(f32) -> [u8; N] + Sync) {
+    bytes.par_chunks_mut(N << 18).zip(values.par_chunks(1 << 18)).for_each(|(bytes, values)| {
+        for (bytes, &value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = of(value);
+        }
+    });
 }
 
 /// In bytes.
