@@ -6,7 +6,8 @@ use std::{env, error::Error};
 
 const PROTO: &str = "pcqa/v1/scoring.proto";
 const SHIM: &str = "src/native/shim.cpp";
-const CUDA_SHIM: &str = "src/native/graphs.cpp";
+const CUDA_SHIM: [&str; 2] = ["src/native/graphs.cpp", "src/native/kernels.cpp"];
+const SHIMS_HEADER: &str = "src/native/guarded.h";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -15,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let headers = libtorch.with_file_name("include");
     cpp(&headers).file(SHIM).try_compile("pcqa_shim")?;
     println!("cargo::rerun-if-changed={SHIM}");
+    println!("cargo::rerun-if-changed={SHIMS_HEADER}");
     build_cuda_shim(&headers)?;
     link_libtorch(&libtorch);
     name_libtorch(&libtorch);
@@ -32,7 +34,9 @@ fn cpp(headers: &Path) -> cc::Build {
 /// libtorch's or in `CUDA_HOME`, and none of its libraries; without the headers the programs do without it.
 fn build_cuda_shim(headers: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-check-cfg=cfg(cuda_shim)");
-    println!("cargo::rerun-if-changed={CUDA_SHIM}");
+    for file in CUDA_SHIM {
+        println!("cargo::rerun-if-changed={file}");
+    }
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let of_toolkit = env::var("CUDA_HOME").map(|home| Path::new(&home).join("include"));
     let places = [Some(headers.to_owned()), of_toolkit.ok()];
@@ -42,9 +46,9 @@ fn build_cuda_shim(headers: &Path) -> Result<(), Box<dyn Error>> {
     };
     let shim = PathBuf::from(env::var("OUT_DIR")?).join("libpcqa_cuda.so");
     let mut compiler = cpp(headers).flag("-isystem").flag(cuda).try_get_compiler()?.to_command();
-    let done = compiler.args(["-shared", "-Wl,-s", "-o"]).arg(&shim).arg(CUDA_SHIM).status()?;
+    let done = compiler.args(["-shared", "-Wl,-s", "-o"]).arg(&shim).args(CUDA_SHIM).status()?;
     if !done.success() {
-        return Err(format!("{CUDA_SHIM} does not compile").into());
+        return Err(format!("{} does not compile", CUDA_SHIM.join(" or ")).into());
     }
     println!("cargo::rustc-cfg=cuda_shim");
     println!("cargo::rustc-env=PCQA_CUDA_SHIM={}", shim.display());

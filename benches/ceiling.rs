@@ -53,6 +53,9 @@ struct Args {
     /// On a GPU, ask for every operation by itself instead of replaying CUDA graphs.
     #[arg(long)]
     no_graphs: bool,
+    /// On a GPU in bf16, use libtorch's kernels alone.
+    #[arg(long)]
+    no_kernels: bool,
     /// On a GPU, let cuDNN look for the fastest convolutions: seconds for every size, which the server does not take.
     #[arg(long)]
     autotune: bool,
@@ -164,7 +167,8 @@ fn load(args: &Args, bundle: &Bundle) -> anyhow::Result<Ensemble> {
     let options = LoadOptions { device: args.device, dtype: args.dtype.model(), tta: false };
     let items = args.batch.iter().copied().max().unwrap_or(1);
     let max_batch_frames = items * frames_of(args.track.model(), bundle.manifest().max_frames);
-    let serving = Serving { max_batch_frames, graphs: !args.no_graphs, memory_bytes: None };
+    let (graphs, kernels) = (!args.no_graphs, !args.no_kernels);
+    let serving = Serving { max_batch_frames, graphs, kernels, memory_bytes: None };
     let ensemble = Ensemble::serve(bundle, options, serving)?;
     native::keep_freed_memory();
     Ok(ensemble)
@@ -211,6 +215,9 @@ fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenI
     // As a device's thread is, for which serving sees to it.
     native::own_stream(device)?;
     native::exact_arithmetic()?;
+    if !args.no_kernels && kind == Kind::BFloat16 {
+        native::kernels::use_kernels(device)?;
+    }
     let frames = prompts.len() as i64 * i64::from(frames_of(track, bundle.manifest().max_frames));
     let longest = tokenizer.encode(&PROMPT.repeat(20));
     let long = vec![&longest; prompts.len()];

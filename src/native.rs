@@ -5,6 +5,7 @@
 
 mod cuda;
 mod graph;
+pub mod kernels;
 mod torch;
 
 use std::fs::File;
@@ -15,8 +16,8 @@ use memmap2::{Mmap, UncheckedAdvice};
 pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
 pub use self::graph::{Graph, GraphPool};
 pub use self::torch::{
-    DeviceMemory, InferenceMode, bytes_mut, copy, empty_cache, exact_arithmetic, memory, own_stream, pin, tensor,
-    wait_for,
+    AdamWStep, DeviceMemory, InferenceMode, adamw, bytes_mut, copy, empty_cache, exact_arithmetic, linear_gelu, memory,
+    norm, own_stream, pin, tensor, wait_for,
 };
 
 /// Keeps the memory of tensors that are freed, for the next ones.

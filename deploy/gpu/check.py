@@ -134,10 +134,10 @@ class House:
 class Server:
     """A pcqa-server on free ports, stopped at the end of the block."""
 
-    def __init__(self, house, *flags):
+    def __init__(self, house, *flags, batch=None):
         command = [house.bin("pcqa-server"), "--listen=127.0.0.1:0", f"--device={house.args.device}", house.threads(),
                    f"--decoder={house.decoder}", "--decoder-workers=1", "--metrics-listen=127.0.0.1:0",
-                   f"--max-batch-frames={house.batch}", *house.bundle(), *flags]
+                   f"--max-batch-frames={batch or house.batch}", *house.bundle(), *flags]
         self.house, self.begin = house, time.monotonic()
         # Port 0 of the metrics is not told: a free one is chosen here.
         port = free_port()
@@ -228,6 +228,7 @@ def ceiling(house):
     plans = [("image", house.batches, []), ("video", house.batches[:3], [])]
     if house.on_gpu:
         plans.append(("image", [1, 16, 64], ["--no-graphs"]))
+        plans.append(("image", [1, 16, 64], ["--no-kernels"]))
         plans.append(("image", [64], ["--parts"]))
         plans.append(("image", [64], ["--autotune"]))
     for track, batches, flags in plans:
@@ -255,6 +256,20 @@ def served(house):
                    "batch_frames": closed["batch_frames"], "stages_ms": closed["stages_ms"], "offered_at_80_percent": rate,
                    "latency_ms_at_80_percent": opened["latency_ms"], "errors_at_80_percent": opened["errors"],
                    "latency_ms_alone": alone["latency_ms"], "stages_ms_alone": alone["stages_ms"]}
+    return closed["errors"] == 0 and opened["errors"] == 0, figures
+
+
+def latency(house):
+    """Small batches, for callers that wait: open loop at 80 % of what they reach; p99 should be at most 50 ms."""
+    batch = 16
+    with Server(house, "--default-timeout-seconds=60", batch=batch) as server:
+        seconds = max(4 * house.seconds, 2)
+        closed = server.load(f"--concurrency={2 * batch}", f"--duration={seconds}", "--warm-up=1")
+        rate = 0.8 * closed["goodput_per_s"]
+        opened = server.load(f"--rate={rate:.3f}", f"--duration={2 * seconds}", "--warm-up=1")
+        figures = {"max_batch_frames": batch, "closed_loop_per_s": closed["goodput_per_s"], "offered_at_80_percent": rate,
+                   "latency_ms_at_80_percent": opened["latency_ms"], "stages_ms_at_80_percent": opened["stages_ms"],
+                   "errors_at_80_percent": opened["errors"]}
     return closed["errors"] == 0 and opened["errors"] == 0, figures
 
 
@@ -360,10 +375,12 @@ STEPS = {
     "parity": lambda house: device_check(house, "parity"),
     "neighbours": lambda house: device_check(house, "neighbours"),
     "graphs": lambda house: device_check(house, "graphs"),
+    "kernels": lambda house: device_check(house, "kernels"),
     "memory": lambda house: device_check(house, "memory"),
     "ceiling": ceiling,
     "engine": lambda house: device_check(house, "engine", f"--seconds={max(2 * house.seconds, 1)}"),
     "served": served,
+    "latency": latency,
     "cancel": cancel,
     "soak": soak,
     "pytorch": pytorch,

@@ -107,7 +107,7 @@ impl Ensemble {
 
     /// As [`load`](Self::load), by the thread that is to serve, which the device is made ready for.
     pub fn serve(bundle: &Bundle, options: LoadOptions, serving: Serving) -> Result<Self, ModelError> {
-        device::prepare(options.device, serving.memory_bytes)?;
+        device::prepare(options.device, options.dtype, serving)?;
         let ensemble = Self::load(bundle, options)?;
         // Every size costs the CPU what it has.
         let pays = options.device != Device::Cpu;

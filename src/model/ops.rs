@@ -4,11 +4,14 @@
 //! ([`Tensor::requires_grad`]) nothing is written over that it keeps for the way back.
 
 mod conv_norm;
+mod fused;
 
 use tch::{Device, Kind, TchError, Tensor};
 
 pub(super) use self::conv_norm::ConvNorm;
+pub(super) use self::fused::made;
 use super::{Activation, ModelError, Weights};
+use crate::native::kernels::{self, Pointwise};
 
 /// What a layer's forward pass gives.
 pub(super) type Forward = Result<Tensor, TchError>;
@@ -98,6 +101,9 @@ impl LayerNorm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Forward {
+        if let Some(y) = kernels::layer_norm(x, None, &self.weight, &self.bias, self.eps, false)? {
+            return Ok(y);
+        }
         x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 }
@@ -106,6 +112,10 @@ impl LayerNorm {
 pub(super) struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// Of a depthwise convolution that kernels may serve.
+    taps: Option<Tensor>,
+    /// Of a convolution of pictures that kernels may serve.
+    patches: Option<Tensor>,
     stride: i64,
     padding: i64,
     groups: i64,
@@ -117,7 +127,9 @@ impl Conv2d {
     pub(super) fn new(weights: &Weights, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self, ModelError> {
         let channels_last = to_channels_last(&weights.cast(weight)?)?.f_contiguous()?;
         let bias = bias.map(|bias| weights.cast(bias)).transpose()?;
-        Ok(Self { weight: to_channels_first(&channels_last)?, bias, stride: 1, padding: 0, groups: 1 })
+        let weight = to_channels_first(&channels_last)?;
+        let (taps, patches) = (fused::taps(&weight)?, fused::patches(&weight)?);
+        Ok(Self { weight, bias, taps, patches, stride: 1, padding: 0, groups: 1 })
     }
 
     /// Takes `path.weight` of `shape` and `path.bias`.
@@ -148,8 +160,15 @@ impl Conv2d {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Forward {
+        match self.then(x, Pointwise::None, None)? {
+            Some(y) => Ok(y),
+            None => self.convolve(x, self.bias.as_ref()),
+        }
+    }
+
+    fn convolve(&self, x: &Tensor, bias: Option<&Tensor>) -> Forward {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        x.f_conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], self.groups)
+        x.f_conv2d(&self.weight, bias, stride, padding, [1, 1], self.groups)
     }
 }
 

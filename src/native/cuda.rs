@@ -1,4 +1,4 @@
-//! libtorch's CUDA part and the second shim (`graphs.cpp`), which are not linked but loaded where they are there: one
+//! libtorch's CUDA part and the second shim (`graphs.cpp`, `kernels.cpp`), which are not linked but loaded where they are there: one
 //! program for machines with and without GPUs.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use tch::TchError;
 
+use super::kernels::{Compile, Find, Launch};
 use super::torch::{checked, index};
 
 /// What was found, once.
@@ -30,6 +31,9 @@ pub(super) struct Functions {
     pub graph_abandon: GraphEnd,
     pub graph_replay: GraphCall,
     pub graph_delete: GraphEnd,
+    pub kernels_compile: Compile,
+    pub kernels_find: Find,
+    pub kernels_launch: Launch,
 }
 
 /// The second shim, or why it is not there; CUDA can be used without.
@@ -89,6 +93,12 @@ pub fn device_name(device: usize) -> Result<String, TchError> {
 pub fn memory_cap(device: usize, fraction: f64) -> Result<(), TchError> {
     // SAFETY: sets a number of libtorch's allocator.
     checked(unsafe { (functions()?.memory_cap)(index(device)?, fraction) })
+}
+
+/// Loads NVRTC and the driver's interface, which the second shim's part for kernels looks for in the process.
+pub(super) fn load_compiler() -> Result<(), TchError> {
+    cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
+    open(c"libcaffe2_nvrtc.so", libc::RTLD_NOW | libc::RTLD_GLOBAL).map(drop).map_err(TchError::Torch)
 }
 
 /// The second shim's functions, where it is there.
@@ -151,7 +161,7 @@ impl Functions {
             let function = unsafe { libc::dlsym(library, name.as_ptr()) };
             if function.is_null() { Err(last_error()) } else { Ok(function) }
         };
-        // SAFETY: `graphs.cpp` declares each of them with the type that the field has.
+        // SAFETY: `graphs.cpp` and `kernels.cpp` declare each of them with the type that the field has.
         unsafe {
             Ok(Self {
                 device_name: std::mem::transmute::<*mut c_void, DeviceName>(find(c"pcqa_device_name")?),
@@ -162,6 +172,9 @@ impl Functions {
                 graph_abandon: std::mem::transmute::<*mut c_void, GraphEnd>(find(c"pcqa_graph_abandon")?),
                 graph_replay: std::mem::transmute::<*mut c_void, GraphCall>(find(c"pcqa_graph_replay")?),
                 graph_delete: std::mem::transmute::<*mut c_void, GraphEnd>(find(c"pcqa_graph_delete")?),
+                kernels_compile: std::mem::transmute::<*mut c_void, Compile>(find(c"pcqa_kernels_compile")?),
+                kernels_find: std::mem::transmute::<*mut c_void, Find>(find(c"pcqa_kernels_find")?),
+                kernels_launch: std::mem::transmute::<*mut c_void, Launch>(find(c"pcqa_kernels_launch")?),
             })
         }
     }

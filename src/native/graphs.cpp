@@ -1,33 +1,19 @@
 // What needs CUDA's headers and libtorch_cuda.so: loaded behind it, at run time and only where there is one. Every call
 // gives nullptr, or what went wrong as a string for free().
 
+#include "guarded.h"
+
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <stdexcept>
 
 namespace {
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception that is none of the standard library's");
-  }
-}
 
 struct Graph {
   Graph(int32_t device, const uint64_t* pool)

@@ -2,34 +2,24 @@
 // a string for pcqa_free. Devices are CUDA devices by their index; nothing here may be asked of one before
 // libtorch_cuda.so is loaded.
 
+#include "guarded.h"
+
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Tensor.h>
+#include <ATen/ops/_addmm_activation.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
+#include <vector>
 
 namespace {
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception that is none of the standard library's");
-  }
-}
 
 c10::Device cuda(int32_t index) {
   return c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
@@ -39,6 +29,14 @@ c10::Device cuda(int32_t index) {
 c10::impl::VirtualGuardImpl guard() {
   at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
   return c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA);
+}
+
+std::vector<at::Tensor> listed(void** tensors, size_t count) {
+  std::vector<at::Tensor> all;
+  for (size_t i = 0; i < count; i++) {
+    all.push_back(*static_cast<at::Tensor*>(tensors[i]));
+  }
+  return all;
 }
 
 } // namespace
@@ -100,6 +98,36 @@ char* pcqa_pin(void* tensor) {
 // Asks for a copy and does not wait for it where `from` is pinned.
 char* pcqa_copy(void* to, void* from) {
   return guarded([&] { static_cast<at::Tensor*>(to)->copy_(*static_cast<at::Tensor*>(from), /*non_blocking=*/true); });
+}
+
+// GELU by tanh of x wT + bias as one operation, rows by rows. tch's own binding asks for ReLU.
+char* pcqa_linear_gelu(void* x, void* weight, void* bias, void** y) {
+  return guarded([&] {
+    const at::Tensor transposed = static_cast<at::Tensor*>(weight)->t();
+    const auto& rows = *static_cast<at::Tensor*>(x);
+    *y = new at::Tensor(at::_addmm_activation(*static_cast<at::Tensor*>(bias), rows, transposed, 1, 1, /*use_gelu=*/true));
+  });
+}
+
+// The global norm of `count` tensors.
+char* pcqa_norm(void** tensors, size_t count, double* norm) {
+  return guarded([&] {
+    const auto norms = at::_foreach_norm(listed(tensors, count), 2);
+    *norm = at::stack(norms).to(at::kDouble).norm().item<double>();
+  });
+}
+
+// One step of AdamW over `count` parameters on one device. `steps` and `scale` are scalars in f32 there: the number of this
+// step, and what gradients are divided by.
+char* pcqa_adamw(
+    void** parameters, void** gradients, void** means, void** squares, size_t count, void* steps, void* scale, double rate,
+    double beta1, double beta2, double weight_decay, double eps) {
+  return guarded([&] {
+    const std::vector<at::Tensor> each(count, *static_cast<at::Tensor*>(steps));
+    at::_fused_adamw_(
+        listed(parameters, count), listed(gradients, count), listed(means, count), listed(squares, count), {}, each, rate,
+        beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, *static_cast<at::Tensor*>(scale));
+  });
 }
 
 // Gives memory that no tensor holds back to the devices.

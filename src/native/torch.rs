@@ -15,6 +15,22 @@ unsafe extern "C" {
     fn pcqa_wait(index: i32) -> *mut c_char;
     fn pcqa_pin(tensor: *mut c_void) -> *mut c_char;
     fn pcqa_copy(to: *mut c_void, from: *mut c_void) -> *mut c_char;
+    fn pcqa_linear_gelu(x: *mut c_void, weight: *mut c_void, bias: *mut c_void, y: *mut *mut c_void) -> *mut c_char;
+    fn pcqa_norm(tensors: *mut *mut c_void, count: usize, norm: *mut f64) -> *mut c_char;
+    fn pcqa_adamw(
+        parameters: *mut *mut c_void,
+        gradients: *mut *mut c_void,
+        means: *mut *mut c_void,
+        squares: *mut *mut c_void,
+        count: usize,
+        steps: *mut c_void,
+        scale: *mut c_void,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> *mut c_char;
     fn pcqa_empty_cache() -> *mut c_char;
     fn pcqa_memory(index: i32, bytes: *mut i64) -> *mut c_char;
 }
@@ -175,6 +191,84 @@ pub fn copy(to: &mut Tensor, from: &Tensor) -> Result<(), TchError> {
     // SAFETY: tch's pointers are ones to at::Tensor; of `from` nothing is changed. libtorch keeps pinned memory until
     // the copy is done.
     checked(unsafe { pcqa_copy(to.as_mut_ptr().cast(), from.as_ptr().cast_mut().cast()) })
+}
+
+/// GELU(x Wᵀ + b) of `x` `[rows, inputs]` as one operation. On a GPU it is the GELU approximated by tanh.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn linear_gelu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, TchError> {
+    let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.as_ptr().cast_mut().cast());
+    let mut y = null_mut();
+    // SAFETY: tch's pointers are ones to at::Tensor, of which nothing is changed; writes one pointer.
+    checked(unsafe { pcqa_linear_gelu(x, weight, bias, &mut y) })?;
+    // SAFETY: made by `new at::Tensor` and nobody's but ours.
+    Ok(unsafe { Tensor::from_ptr(y.cast()) })
+}
+
+/// The global norm of `tensors`, which are on one device, in one look at it.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn norm(tensors: &[&Tensor]) -> Result<f64, TchError> {
+    let (mut pointers, mut norm) = (pointers(tensors), 0.0);
+    // SAFETY: as many of tch's pointers to at::Tensor as it is told, of which nothing is changed; writes one number.
+    checked(unsafe { pcqa_norm(pointers.as_mut_ptr(), tensors.len(), &mut norm) })?;
+    Ok(norm)
+}
+
+/// What [`adamw`] is told.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    /// Number of this step, from 1.
+    pub steps: u64,
+    /// Learning rate.
+    pub rate: f64,
+    /// What gradients are multiplied by.
+    pub factor: f64,
+    /// Decay of the running means of gradients and of their squares.
+    pub betas: [f64; 2],
+    /// Share of a parameter that goes away, times the learning rate.
+    pub weight_decay: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+}
+
+/// One step of AdamW over parameters, each with its gradient and its two running means, in f32 on one device: libtorch's
+/// fused one, a few operations for all of them. Gradients are multiplied in place.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn adamw(slots: &[[&Tensor; 4]], step: AdamWStep) -> Result<(), TchError> {
+    let Some([first, ..]) = slots.first() else { return Ok(()) };
+    let each = |place: usize| pointers(&slots.iter().map(|slot| slot[place]).collect::<Vec<_>>());
+    let [mut parameters, mut gradients, mut means, mut squares] = [each(0), each(1), each(2), each(3)];
+    let on_device = |value: f64| Tensor::f_full([], value, (Kind::Float, first.device()));
+    let (steps, scale) = (on_device(step.steps as f64)?, on_device(1.0 / step.factor)?);
+    let [beta1, beta2] = step.betas;
+    // SAFETY: four times as many of tch's pointers to at::Tensor as it is told; the slots are borrowed as long as it takes
+    // to ask for the step, and tensors that share memory with them are read by libtorch's operations alone.
+    checked(unsafe {
+        pcqa_adamw(
+            parameters.as_mut_ptr(),
+            gradients.as_mut_ptr(),
+            means.as_mut_ptr(),
+            squares.as_mut_ptr(),
+            slots.len(),
+            steps.as_ptr().cast_mut().cast(),
+            scale.as_ptr().cast_mut().cast(),
+            step.rate,
+            beta1,
+            beta2,
+            step.weight_decay,
+            step.eps,
+        )
+    })
+}
+
+/// As the shim takes them.
+fn pointers(tensors: &[&Tensor]) -> Vec<*mut c_void> {
+    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect()
 }
 
 /// Gives memory that no tensor holds back to the CUDA devices.

@@ -92,6 +92,7 @@ fn load_unchecked(config: &Config, bundle: Bundle) -> Result<Scoring> {
     let serving = Serving {
         max_batch_frames,
         graphs: config.model.cuda_graphs,
+        kernels: config.model.cuda_kernels,
         memory_bytes: config.model.device_memory_bytes.map(Into::into),
     };
     let bundle = Arc::new(bundle);

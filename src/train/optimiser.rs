@@ -2,9 +2,9 @@
 //! gradients clipped by their global norm (`torch.nn.utils.clip_grad_norm_`).
 //!
 //! Weight decay applies to every parameter, norms and biases too: what the paper's settings mean in PyTorch when nothing
-//! else is said. tch does not have libtorch's fused step; here every operation goes over a piece of a tensor that stays
-//! in its core's cache, so that a step reads and writes memory once, and cores take pieces of their own, so that they
-//! meet once a step instead of after every operation. What comes out does not depend on how many there are.
+//! else is said. On a GPU a step is libtorch's fused one. On the CPU every operation goes over a piece of a tensor that
+//! stays in its core's cache, so that a step reads and writes memory once, and cores take pieces of their own, so that
+//! they meet once a step instead of after every operation. What comes out does not depend on how many there are.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use safetensors::tensor::Dtype;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::serialise;
+use crate::native::{self, AdamWStep};
 
 /// Numbers of a piece: the six that a step handles at once fill 768 KiB, and libtorch shares no operation on so few among
 /// threads. Of half as many, calls cost more than the nearer cache saves.
@@ -65,6 +66,7 @@ pub struct AdamW {
     steps: u64,
     /// As many threads as libtorch computes with; None where that is one, or where the parameters are on a GPU.
     threads: Option<ThreadPool>,
+    on_gpu: bool,
 }
 
 /// One parameter with its running means.
@@ -91,7 +93,8 @@ impl AdamW {
         let is_shared = threads > 1 && slots.iter().all(|slot| slot.parameter.device() == Device::Cpu);
         let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
         let threads = is_shared.then(pool).transpose().context("the optimiser's threads cannot be started")?;
-        Ok(Self { options, slots, steps: 0, threads })
+        let on_gpu = !slots.is_empty() && slots.iter().all(|slot| slot.parameter.device().is_cuda());
+        Ok(Self { options, slots, steps: 0, threads, on_gpu })
     }
 
     /// Steps taken.
@@ -129,7 +132,12 @@ impl AdamW {
     /// The global norm of the gradients that wait: not a finite number where one of them has overflowed.
     pub fn gradient_norm(&self) -> anyhow::Result<f64> {
         let _no_grad = tch::no_grad_guard();
-        let norms = self.slots.iter().filter_map(|slot| slot.gradient.as_ref()).map(Tensor::f_norm);
+        let gradients = self.slots.iter().filter_map(|slot| slot.gradient.as_ref());
+        if self.on_gpu {
+            let gradients: Vec<&Tensor> = gradients.collect();
+            return if gradients.is_empty() { Ok(0.0) } else { Ok(native::norm(&gradients)?) };
+        }
+        let norms = gradients.map(Tensor::f_norm);
         let norms = norms.collect::<Result<Vec<_>, _>>()?;
         if norms.is_empty() {
             return Ok(0.0);
@@ -144,6 +152,9 @@ impl AdamW {
     pub fn step(&mut self, learning_rate: f64, factor: f64) -> anyhow::Result<()> {
         let _no_grad = tch::no_grad_guard();
         self.steps += 1;
+        if self.on_gpu {
+            return self.step_on_gpu(learning_rate, factor);
+        }
         let update = Update::new(self.options, self.steps, learning_rate, factor);
         let mut shares = Vec::new();
         for slot in &mut self.slots {
@@ -155,6 +166,19 @@ impl AdamW {
             Some(threads) => threads.install(|| shares.into_par_iter().try_for_each(|share| update.apply(&share))),
             None => shares.iter().try_for_each(|share| update.apply(share)),
         }
+    }
+
+    /// There an operation for each parameter would take longer to ask for than to do.
+    fn step_on_gpu(&mut self, rate: f64, factor: f64) -> anyhow::Result<()> {
+        let Options { beta1, beta2, eps, weight_decay } = self.options;
+        let step = AdamWStep { steps: self.steps, rate, factor, betas: [beta1, beta2], weight_decay, eps };
+        // Of a convolution's weight the gradient may be laid out otherwise than the weight.
+        let taken = self.slots.iter_mut().map(|slot| slot.gradient.take().map(|g| g.f_contiguous()).transpose());
+        let gradients = taken.collect::<Result<Vec<_>, _>>()?;
+        let slots = self.slots.iter().zip(&gradients).filter_map(|(slot, gradient)| {
+            Some([&slot.parameter, gradient.as_ref()?, &slot.mean, &slot.square])
+        });
+        Ok(native::adamw(&slots.collect::<Vec<_>>(), step)?)
     }
 
     /// All that the next step depends on beside the parameters, as a safetensors file: `<name>.exp_avg` and

@@ -4,12 +4,13 @@
 //! `[B, H, W, C]`, so that the linear layers and norms need no transposition; the layer scale `gamma` is folded into
 //! `mlp.fc2`.
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 use crate::model::ops::{
-    Conv2d, Forward, LayerNorm, Linear, activate, add, mean_f32, rows, to_channels_first, to_channels_last,
+    Conv2d, Forward, LayerNorm, Linear, activate, add, made, mean_f32, rows, to_channels_first, to_channels_last,
 };
 use crate::model::{Activation, ModelError, Weights};
+use crate::native::kernels::{self, Pointwise};
 
 const EPS: f64 = 1e-6;
 const STAGES: usize = 4;
@@ -51,10 +52,12 @@ impl ConvNext {
     /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
     pub fn forward(&self, x: &Tensor) -> Forward {
         let mut x = self.stem_norm.forward(&to_channels_last(&self.stem.forward(x)?)?)?;
+        let mut pending = None;
         for stage in &self.stages {
-            x = stage.forward(&x)?;
+            (x, pending) = stage.forward(x, pending)?;
         }
-        self.head_norm.forward(&mean_f32(&x, &[1, 2])?)
+        let mean = mean_f32(&x, &[1, 2])?;
+        self.head_norm.forward(&pending.map_or(Ok(mean.shallow_clone()), |pending| mean.f_add(pending))?)
     }
 }
 
@@ -62,6 +65,8 @@ impl ConvNext {
 struct Stage {
     downsample: Option<(LayerNorm, Conv2d)>,
     blocks: Vec<Block>,
+    /// Of each block, what pixels lack when [it has served](Block::serve) them.
+    pending: Vec<Tensor>,
 }
 
 impl Stage {
@@ -78,19 +83,39 @@ impl Stage {
         }
         let depth = weights.count(&format!("{path}.blocks")).max(1);
         let blocks = (0..depth).map(|block| Block::load(weights, &format!("{path}.blocks.{block}"), width));
-        let blocks = blocks.collect::<Result<_, _>>()?;
-        Ok((Self { downsample, blocks }, width))
+        let blocks: Vec<Block> = blocks.collect::<Result<_, _>>()?;
+        let mut pending: Vec<Tensor> = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            pending.push(block.fc2.pending(pending.last())?);
+        }
+        Ok((Self { downsample, blocks, pending }, width))
     }
 
-    fn forward(&self, x: &Tensor) -> Forward {
+    /// `pending` is what every pixel of `x` lacks, and comes back as what every pixel of the result lacks.
+    fn forward<'a>(
+        &'a self,
+        x: Tensor,
+        pending: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<&'a Tensor>), TchError> {
         let mut x = match &self.downsample {
-            Some((norm, conv)) => to_channels_last(&conv.forward(&to_channels_first(&norm.forward(x)?)?)?)?,
-            None => x.shallow_clone(),
+            Some((norm, conv)) => {
+                let y = if pending.is_some() { norm.after(&x, pending)? } else { norm.forward(&x)? };
+                to_channels_last(&conv.forward(&to_channels_first(&y)?)?)?
+            }
+            None => x,
         };
-        for block in &self.blocks {
-            x = block.forward(&x)?;
+        if !kernels::norm(&x) {
+            for block in &self.blocks {
+                x = block.forward(&x)?;
+            }
+            return Ok((x, None));
         }
-        Ok(x)
+        let mut pending = None;
+        for (block, after) in self.blocks.iter().zip(&self.pending) {
+            block.serve(&x, pending)?;
+            pending = Some(after);
+        }
+        Ok((x, pending))
     }
 }
 
@@ -118,5 +143,12 @@ impl Block {
         let y = to_channels_last(&self.conv_dw.forward(&to_channels_first(x)?)?)?;
         let y = activate(self.fc1.forward(&self.norm.forward(&y)?)?, Activation::Gelu)?;
         add(self.fc2.forward(&y)?, x)
+    }
+
+    /// As [`forward`](Self::forward), in place, but for the bias of `fc2`: it is left to who reads `x` next, so that the
+    /// product is added to `x` as it is made.
+    fn serve(&self, x: &Tensor, pending: Option<&Tensor>) -> Result<(), TchError> {
+        let y = made(self.conv_dw.depthwise(x, pending, Pointwise::None)?)?;
+        self.fc2.accumulate(x, &self.fc1.gelu(&self.norm.forward(&y)?)?)
     }
 }

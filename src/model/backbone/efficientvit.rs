@@ -5,12 +5,13 @@
 //! EfficientViT-L2: 32/64/128/256/512 wide, 1/2/2/8/8 deep, heads 32 wide. The embedding is the mean of the last stage's
 //! map: timm's own head is not part of it.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::model::ops::{
     Conv2d, ConvNorm, Forward, add, gelu, mean_f32, parts, rows, to_channels_first, to_channels_last,
 };
 use crate::model::{ModelError, Weights};
+use crate::native::kernels::{self, Pointwise};
 
 const BATCH_NORM_EPS: f64 = 1e-7;
 const ATTENTION_EPS: f64 = 1e-5;
@@ -64,12 +65,12 @@ impl EfficientVit {
 
     /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
     pub fn forward(&self, x: &Tensor) -> Forward {
-        let mut x = self.stem.forward(x)?;
+        let mut x = self.stem.forward(x, None)?;
         for layer in &self.layers {
             x = match layer {
-                Layer::Plain(local) => local.forward(&x)?,
-                Layer::Residual(local) => add(local.forward(&x)?, &x)?,
-                Layer::Attention(attention) => add(attention.forward(&x)?, &x)?,
+                Layer::Plain(local) => local.forward(&x, None)?,
+                Layer::Residual(local) => local.forward(&x, Some(&x))?,
+                Layer::Attention(attention) => attention.forward(&x)?,
             };
         }
         mean_f32(&x, &[2, 3])
@@ -114,8 +115,13 @@ impl Local {
         self.0.last().map_or(Ok(0), ConvNormAct::outputs)
     }
 
-    fn forward(&self, x: &Tensor) -> Forward {
-        self.0.iter().try_fold(x.shallow_clone(), |x, conv| conv.forward(&x))
+    /// With `shortcut` added to the result.
+    fn forward(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Forward {
+        let mut x = x.shallow_clone();
+        for (index, conv) in self.0.iter().enumerate() {
+            x = conv.forward(&x, shortcut.filter(|_| index + 1 == self.0.len()))?;
+        }
+        Ok(x)
     }
 }
 
@@ -152,9 +158,18 @@ impl ConvNormAct {
         Ok(self.conv.outputs()?)
     }
 
-    fn forward(&self, x: &Tensor) -> Forward {
+    /// With `shortcut` added to the result.
+    fn forward(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Forward {
+        let pointwise = if self.activated { Pointwise::GeluTanh } else { Pointwise::None };
+        if let Some(served) = self.conv.then(x, pointwise, shortcut)? {
+            return Ok(served);
+        }
         let x = self.conv.forward(x)?;
-        if self.activated { gelu(x, "tanh") } else { Ok(x) }
+        let x = if self.activated { gelu(x, "tanh")? } else { x };
+        match shortcut {
+            Some(shortcut) => add(x, shortcut),
+            None => Ok(x),
+        }
     }
 }
 
@@ -186,7 +201,11 @@ impl LiteMla {
         Ok(Self { qkv, depthwise, grouped, proj, head_width })
     }
 
+    /// With its own input added to the result.
     fn forward(&self, x: &Tensor) -> Forward {
+        if let Some(o) = self.serve(x)? {
+            return self.proj.forward(&o, Some(x));
+        }
         let (batch, _, height, width) = x.size4()?;
         let qkv = self.qkv.forward(x)?;
         let aggregate = self.grouped.forward(&self.depthwise.forward(&qkv)?)?;
@@ -202,6 +221,17 @@ impl LiteMla {
         let [o, normaliser] = parts(o.f_split_with_sizes([self.head_width, 1], -1)?)?;
         let o = o.f_div(&normaliser.f_add_scalar(ATTENTION_EPS)?)?.f_to_kind(x.kind())?;
         let o = o.f_transpose(1, 2)?.f_reshape([batch, height, width, -1])?;
-        self.proj.forward(&to_channels_first(&o)?)
+        self.proj.forward(&to_channels_first(&o)?, Some(x))
+    }
+
+    /// What the heads make of `x`, where kernels serve it.
+    fn serve(&self, x: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let (batch, _, height, width) = x.size4()?;
+        let Some(qkv) = self.qkv.then(x, Pointwise::None, None)? else { return Ok(None) };
+        let Some(depthwise) = self.depthwise.then(&qkv, Pointwise::None, None)? else { return Ok(None) };
+        let aggregate = self.grouped.forward(&depthwise)?;
+        let rows = |x: &Tensor| to_channels_last(x)?.f_reshape([batch, height * width, -1]);
+        let o = kernels::linear_attention(&rows(&qkv)?, &rows(&aggregate)?, self.head_width, ATTENTION_EPS)?;
+        o.map(|o| to_channels_first(&o.f_reshape([batch, height, width, -1])?)).transpose()
     }
 }

@@ -10,6 +10,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::patches::{Patches, head_count};
 use crate::model::ops::{Forward, LayerNorm, Linear, add, attention, mean_f32, multiply, parts};
 use crate::model::{ExpertSpec, ModelError, Weights};
+use crate::native::kernels;
 
 const EPS: f64 = 1e-6;
 const ROPE_REFERENCE: i64 = 16;
@@ -20,7 +21,14 @@ pub struct Eva02 {
     patches: Patches,
     rotary: Rotary,
     blocks: Vec<Block>,
+    pending: Vec<Pending>,
     fc_norm: LayerNorm,
+}
+
+/// What tokens lack when a block [has served](Block::serve) them, in f32: behind its attention, behind its MLP.
+struct Pending {
+    attention: Tensor,
+    mlp: Tensor,
 }
 
 impl Eva02 {
@@ -35,10 +43,15 @@ impl Eva02 {
         let depth = weights.count("blocks").max(1);
         let blocks =
             (0..depth).map(|index| Block::load(&mut weights, &format!("blocks.{index}"), names, heads, channels));
-        let blocks = blocks.collect::<Result<_, _>>()?;
+        let blocks: Vec<Block> = blocks.collect::<Result<_, _>>()?;
+        let mut pending: Vec<Pending> = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let attention = block.proj.pending(pending.last().map(|pending| &pending.mlp))?;
+            pending.push(Pending { mlp: block.fc2.pending(Some(&attention))?, attention });
+        }
         let fc_norm = LayerNorm::load_f32(&mut weights, "fc_norm", channels, EPS)?;
         weights.finish(|key| key.starts_with("head.") || key.split('.').any(|part| part == "rope"))?;
-        Ok(Self { patches, rotary, blocks, fc_norm })
+        Ok(Self { patches, rotary, blocks, pending, fc_norm })
     }
 
     /// Width C of the embedding.
@@ -49,10 +62,19 @@ impl Eva02 {
     /// Normalised frames `[B, 3, S, S]` to f32 embeddings `[B, C]`.
     pub fn forward(&self, x: &Tensor) -> Forward {
         let mut x = self.patches.forward(x)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &self.rotary)?;
+        let mut pending = None;
+        if self.blocks.iter().all(|block| block.takes(&x)) {
+            for (block, after) in self.blocks.iter().zip(&self.pending) {
+                block.serve(&x, pending, &after.attention, &self.rotary)?;
+                pending = Some(&after.mlp);
+            }
+        } else {
+            for block in &self.blocks {
+                x = block.forward(&x, &self.rotary)?;
+            }
         }
-        self.fc_norm.forward(&mean_f32(&x.f_narrow(1, 1, x.size3()?.1 - 1)?, &[1])?)
+        let mean = mean_f32(&x.f_narrow(1, 1, x.size3()?.1 - 1)?, &[1])?;
+        self.fc_norm.forward(&pending.map_or(Ok(mean.shallow_clone()), |pending| mean.f_add(pending))?)
     }
 }
 
@@ -192,15 +214,39 @@ impl Block {
         add(self.fc2.forward(&self.mlp_norm.forward(&hidden)?)?, &x)
     }
 
+    /// Whether kernels [serve](Self::serve) tokens like these.
+    fn takes(&self, x: &Tensor) -> bool {
+        let hidden = self.gate_up.outputs().map_or(0, |outputs| outputs / 2);
+        kernels::norm(x) && kernels::is_wide(hidden)
+    }
+
+    /// As [`forward`](Self::forward), in place, but for the biases of `proj` and `fc2`: they are left to who reads `x`
+    /// next, so that the products are added to `x` as they are made. `pending` is what `x` lacks, `after` what it lacks
+    /// behind the attention.
+    fn serve(&self, x: &Tensor, pending: Option<&Tensor>, after: &Tensor, rotary: &Rotary) -> Result<(), TchError> {
+        self.proj.accumulate(x, &self.mix(&self.norm1.after(x, pending)?, rotary)?)?;
+        let hidden = self.mlp_norm.swiglu(&self.gate_up.forward(&self.norm2.after(x, Some(after))?)?)?;
+        self.fc2.accumulate(x, &hidden)
+    }
+
     fn attend(&self, x: &Tensor, rotary: &Rotary) -> Forward {
+        self.proj.forward(&self.mix(x, rotary)?)
+    }
+
+    /// What every head makes of the tokens.
+    fn mix(&self, x: &Tensor, rotary: &Rotary) -> Forward {
         let (batch, tokens, width) = x.size3()?;
         let qkv = self.qkv.forward(x)?.f_reshape([batch, tokens, 3, self.heads, -1])?;
-        let [qk, v] = parts(qkv.f_split_with_sizes([2, 1], 2)?)?;
-        let [q, k] = parts(rotary.forward(&qk)?.f_unbind(2)?)?;
+        let [q, k, v] = if kernels::rotate(&qkv, &rotary.cos, &rotary.sin)? {
+            parts(qkv.f_unbind(2)?)?
+        } else {
+            let [qk, v] = parts(qkv.f_split_with_sizes([2, 1], 2)?)?;
+            let [q, k] = parts(rotary.forward(&qk)?.f_unbind(2)?)?;
+            [q, k, v.f_squeeze_dim(2)?]
+        };
         let by_head = |part: Tensor| part.f_transpose(1, 2);
-        let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v.f_squeeze_dim(2)?)?);
-        let y = attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_reshape([batch, tokens, width])?;
-        self.proj.forward(&y)
+        let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v)?);
+        attention(&q, &k, &v, false)?.f_transpose(1, 2)?.f_reshape([batch, tokens, width])
     }
 }
 

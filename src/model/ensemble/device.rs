@@ -2,7 +2,7 @@
 
 use tch::Device;
 
-use crate::model::ModelError;
+use crate::model::{Dtype, ModelError};
 use crate::native;
 
 /// How a device is used to serve.
@@ -12,6 +12,8 @@ pub struct Serving {
     pub max_batch_frames: u32,
     /// Whether a GPU's work is recorded once a batch size, and then asked for in one call.
     pub graphs: bool,
+    /// Whether a GPU that computes in bf16 does it with [our own kernels](native::kernels).
+    pub kernels: bool,
     /// Most memory that is taken of a GPU, in bytes.
     pub memory_bytes: Option<u64>,
 }
@@ -28,7 +30,7 @@ pub enum Fault {
 }
 
 /// Makes `device` this thread's. What a GPU can do without only warns.
-pub(super) fn prepare(device: Device, memory_bytes: Option<u64>) -> Result<(), ModelError> {
+pub(super) fn prepare(device: Device, dtype: Dtype, serving: Serving) -> Result<(), ModelError> {
     let Device::Cuda(index) = device else { return Ok(()) };
     if let Err(error) = native::own_stream(device) {
         tracing::warn!(%error, "the GPU is used without a stream of its own");
@@ -36,7 +38,14 @@ pub(super) fn prepare(device: Device, memory_bytes: Option<u64>) -> Result<(), M
     if let Err(error) = native::exact_arithmetic() {
         tracing::warn!(%error, "f32 may be computed in TF32");
     }
-    if let Some(bytes) = memory_bytes {
+    native::kernels::use_no_kernels();
+    if serving.kernels
+        && dtype == Dtype::Bf16
+        && let Err(error) = native::kernels::use_kernels(device)
+    {
+        tracing::warn!(%error, "the GPU is used with libtorch's kernels alone");
+    }
+    if let Some(bytes) = serving.memory_bytes {
         let memory = native::memory(device)?;
         let total = memory.map_or(0, |memory| memory.total).max(1);
         native::memory_cap(index, (bytes as f64 / total as f64).min(1.0))?;

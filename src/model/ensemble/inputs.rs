@@ -5,7 +5,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::media::Frames;
 use crate::model::ops::to_channels_first;
 use crate::model::{Dtype, ExpertSpec, ModelError};
-use crate::native;
+use crate::native::{self, kernels};
 
 /// The items of a batch by their frames: the same picture sent for several prompts is looked at once.
 pub(super) struct Distinct<'a> {
@@ -111,10 +111,17 @@ impl<'a> Inputs<'a> {
         if let Some((_, frames)) = self.normalised.iter().find(|(have, _)| *have == wanted) {
             return Ok(frames.shallow_clone());
         }
-        let scaled = self.scaled(spec.input_size)?;
-        let (mean, std) = (channels(spec.backbone.mean, &scaled)?, channels(spec.backbone.std, &scaled)?);
-        let frames = scaled.f_sub(&mean)?.f_div_(&std)?;
-        let frames = to_channels_first(&frames.f_to_kind(self.kind)?)?;
+        let (size, mean, std) = wanted;
+        let served = if self.kind == Kind::BFloat16 { kernels::normalise(self.bytes(size)?, mean, std)? } else { None };
+        let frames = match served {
+            Some(frames) => frames,
+            None => {
+                let scaled = self.scaled(size)?;
+                let (mean, std) = (channels(mean, &scaled)?, channels(std, &scaled)?);
+                scaled.f_sub(&mean)?.f_div_(&std)?.f_to_kind(self.kind)?
+            }
+        };
+        let frames = to_channels_first(&frames)?;
         self.normalised.push((wanted, frames.shallow_clone()));
         Ok(frames)
     }
@@ -123,11 +130,14 @@ impl<'a> Inputs<'a> {
         if let Some((_, frames)) = self.scaled.iter().find(|(have, _)| *have == side) {
             return Ok(frames.shallow_clone());
         }
-        let bytes = self.uploaded.iter().find(|(have, _)| *have == side);
-        let (_, bytes) = bytes.ok_or_else(|| ModelError::Input(format!("no frames of side {side} were uploaded")))?;
-        let frames = bytes.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
+        let frames = self.bytes(side)?.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
         self.scaled.push((side, frames.shallow_clone()));
         Ok(frames)
+    }
+
+    fn bytes(&self, side: u32) -> Result<&'a Tensor, ModelError> {
+        let bytes = self.uploaded.iter().find(|(have, _)| *have == side).map(|(_, bytes)| bytes);
+        bytes.ok_or_else(|| ModelError::Input(format!("no frames of side {side} were uploaded")))
     }
 }
 

@@ -4,6 +4,7 @@ use tch::{TchError, Tensor};
 
 use super::{Conv2d, Forward, rows};
 use crate::model::{ModelError, Weights};
+use crate::native::kernels::Pointwise;
 
 /// Share of the batch's statistics in the running ones (torch's default, timm's too).
 const MOMENTUM: f64 = 0.1;
@@ -64,6 +65,16 @@ impl ConvNorm {
             Some(norm) => norm.forward(&x),
             None => Ok(x),
         }
+    }
+
+    /// As [`Conv2d::then`].
+    pub(in crate::model) fn then(
+        &self,
+        x: &Tensor,
+        pointwise: Pointwise,
+        shortcut: Option<&Tensor>,
+    ) -> Result<Option<Tensor>, TchError> {
+        if self.norm.is_some() { Ok(None) } else { self.conv.then(x, pointwise, shortcut) }
     }
 }
 

@@ -80,6 +80,11 @@ pub struct ModelOptions {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
           action = clap::ArgAction::Set)]
     pub cuda_graphs: bool,
+    /// On a GPU in bf16, use kernels of pcqa's own between the matrix products, compiled at the start. Without, and where
+    /// they cannot be had, libtorch's: the same scores within bf16's precision, more slowly
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
+          action = clap::ArgAction::Set)]
+    pub cuda_kernels: bool,
     /// Most memory to take of every GPU, in bytes. Default: all. Where it does not suffice, batches get smaller
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]

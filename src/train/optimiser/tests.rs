@@ -59,6 +59,33 @@ fn steps_are_the_papers() {
 }
 
 /// To the bit: the demo's weights are made with one thread and found again with any number.
+/// libtorch has its fused step for the CPU too, where it is not used.
+#[test]
+fn a_gpu_takes_the_same_steps() {
+    let start = [long(1.0), long(-2.0)];
+    let walk = |on_gpu: bool| {
+        let leaves = start.each_ref().map(|values| leaf(values));
+        let mut optimiser = optimiser(&[("a", &leaves[0]), ("b", &leaves[1])]);
+        optimiser.on_gpu = on_gpu;
+        let mut norms = Vec::new();
+        for step in 1..4 {
+            let loss = (leaves[0].sin() * f64::from(step) + leaves[1].square()).sum(Kind::Float);
+            optimiser.backward(&loss).unwrap();
+            norms.push(optimiser.gradient_norm().unwrap());
+            optimiser.step(RATE, 0.25).unwrap();
+        }
+        (leaves.map(|leaf| leaf.detach()), norms)
+    };
+    let ((here, norms), (there, fused)) = (walk(false), walk(true));
+    for (a, b) in norms.iter().zip(&fused) {
+        assert!((a / b - 1.0).abs() < 1e-6, "{a} and {b}");
+    }
+    for (a, b) in here.iter().zip(&there) {
+        let gap = (a - b).abs().max().double_value(&[]);
+        assert!(gap < 1e-5, "{gap}");
+    }
+}
+
 #[test]
 fn steps_do_not_depend_on_threads_or_pieces() {
     let steps = |threads: usize| {

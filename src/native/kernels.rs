@@ -1,0 +1,385 @@
+//! Our own CUDA kernels (`kernels.cu`): what the networks do between their matrix products, one pass over memory each.
+//!
+//! They serve a thread that has asked for them with [`use_kernels`], for dense tensors in bf16 that autograd does not
+//! watch. Each function gives nothing where its kernel does not fit, and nothing has happened then.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::null_mut;
+use std::sync::Mutex;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::cuda::functions;
+use super::torch::{checked, index};
+
+const SOURCE: &str = include_str!("kernels.cu");
+const THREADS: u32 = 256;
+/// Of a depthwise convolution, whose threads hold many sums, and how they are shared: by pairs of channels, by tiles.
+const FEW_THREADS: u32 = 128;
+const PAIRS: i64 = 16;
+const TILES: i64 = FEW_THREADS as i64 / PAIRS;
+/// Channels that are read and written at once.
+const PACK: i64 = 8;
+/// Of the rows of a norm.
+const WIDEST: i64 = 32 * 8 * PACK;
+/// Width of a head that [`rotate`] takes, and of one of [`linear_attention`].
+const ROTATED: i64 = 64;
+const LINEAR: i64 = 32;
+
+/// What was compiled, by device; never unloaded.
+static COMPILED: Mutex<Vec<(usize, &'static Kernels)>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// The kernels that this thread's networks use.
+    static USED: Cell<Option<&'static Kernels>> = const { Cell::new(None) };
+}
+
+pub(super) type Compile = unsafe extern "C" fn(i32, *const c_char, *mut *mut c_void) -> *mut c_char;
+pub(super) type Find = unsafe extern "C" fn(*mut c_void, *const c_char, *mut *mut c_void) -> *mut c_char;
+pub(super) type Launch = unsafe extern "C" fn(*mut c_void, i32, u32, u32, *mut *mut c_void) -> *mut c_char;
+
+/// What is done to every element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pointwise {
+    /// Nothing.
+    None = 0,
+    /// max(x, 0).
+    Relu = 1,
+    /// GELU.
+    Gelu = 2,
+    /// GELU approximated by tanh.
+    GeluTanh = 3,
+}
+
+/// A layer norm that holds a row in `lanes` threads with at most `packs` packs each.
+struct Norm {
+    lanes: i64,
+    packs: i64,
+    kernel: Kernel,
+}
+
+/// A depthwise convolution of `size`² with `stride`, whose threads compute `tall` × `wide` outputs.
+struct Depthwise {
+    size: i64,
+    stride: i64,
+    tall: i64,
+    wide: i64,
+    /// Whether it takes what pixels lack.
+    pending: bool,
+    kernel: Kernel,
+}
+
+/// A function on the device.
+struct Kernel(*mut c_void);
+
+struct Kernels {
+    device: Device,
+    index: i32,
+    launch: Launch,
+    /// From the narrowest to the widest.
+    norms: Vec<Norm>,
+    swiglu_norm: Norm,
+    depthwise: Vec<Depthwise>,
+    normalise: Kernel,
+    finish: Kernel,
+    rotate: Kernel,
+    linear_attention: Kernel,
+}
+
+// SAFETY: the driver's handles of functions are numbers of the process; any thread may use them, several at once too.
+unsafe impl Send for Kernels {}
+// SAFETY: as above.
+unsafe impl Sync for Kernels {}
+
+/// From now on this thread's networks on `device` use the kernels, which are compiled the first time: seconds.
+///
+/// # Errors
+/// Why there are none for it; the thread goes on without.
+pub fn use_kernels(device: Device) -> Result<(), TchError> {
+    let Device::Cuda(number) = device else { return Ok(()) };
+    let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let known = compiled.iter().find(|(known, _)| *known == number).map(|(_, kernels)| *kernels);
+    let kernels = match known {
+        Some(kernels) => kernels,
+        None => {
+            let kernels: &'static Kernels = Box::leak(Box::new(Kernels::compile(number)?));
+            compiled.push((number, kernels));
+            kernels
+        }
+    };
+    USED.set(Some(kernels));
+    Ok(())
+}
+
+/// From now on this thread's networks use libtorch's operations alone.
+pub fn use_no_kernels() {
+    USED.set(None);
+}
+
+/// Whether this thread's networks use kernels.
+pub fn used() -> bool {
+    USED.get().is_some()
+}
+
+/// Whether kernels serve `x` on this thread.
+pub fn serve(x: &Tensor) -> bool {
+    Kernels::of(x).is_some()
+}
+
+/// Whether the rows of `x` are [normed](layer_norm) by a kernel.
+pub fn norm(x: &Tensor) -> bool {
+    serve(x) && is_wide(x.size().last().copied().unwrap_or(0))
+}
+
+/// Whether there is a [norm](layer_norm) of rows of this width.
+pub fn is_wide(width: i64) -> bool {
+    (1..=WIDEST).contains(&width) && width % PACK == 0
+}
+
+/// Layer norm of `x` over its last dimension, with `pending` (f32) added to every row before. `swiglu`: of
+/// silu(first half) · second half.
+///
+/// # Errors
+/// Those of libtorch and CUDA.
+pub fn layer_norm(
+    x: &Tensor,
+    pending: Option<&Tensor>,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    swiglu: bool,
+) -> Result<Option<Tensor>, TchError> {
+    let Some(kernels) = Kernels::of(x) else { return Ok(None) };
+    let (mut shape, width) = (x.size(), weight.numel() as i64);
+    let Some(last) = shape.last_mut() else { return Ok(None) };
+    let norms = if swiglu { std::slice::from_ref(&kernels.swiglu_norm) } else { &kernels.norms[..] };
+    let Some(norm) = norms.iter().find(|norm| norm.lanes * norm.packs * PACK >= width) else { return Ok(None) };
+    let fits = *last == if swiglu { 2 * width } else { width } && is_wide(width);
+    let rows = x.numel() as i64 / *last;
+    *last = width;
+    let pending_fits = pending.is_none_or(|pending| kernels.has(pending, Kind::Float, width));
+    if !(fits && pending_fits && kernels.has(weight, x.kind(), width) && kernels.has(bias, x.kind(), width)) {
+        return Ok(None);
+    }
+    let y = Tensor::f_empty(shape, (x.kind(), x.device()))?;
+    let blocks = (rows - 1) / (i64::from(THREADS) / norm.lanes) + 1;
+    let tensors = [at(Some(x)), at(pending), at(Some(weight)), at(Some(bias)), at(Some(&y))];
+    let arguments = [&tensors[..], &[rows as u64, width as u64, number(eps)]].concat();
+    kernels.launch(&norm.kernel, blocks, THREADS, &arguments)?;
+    Ok(Some(y))
+}
+
+/// (`x` / 255 - mean) / std of bytes `[…, 3]`, in bf16.
+///
+/// # Errors
+/// Those of libtorch and CUDA.
+pub fn normalise(x: &Tensor, mean: [f64; 3], std: [f64; 3]) -> Result<Option<Tensor>, TchError> {
+    let Some(kernels) = USED.get() else { return Ok(None) };
+    let count = x.numel() as i64;
+    let fits = x.size().last() == Some(&3) && count > 0 && count % PACK == 0;
+    if !fits || !kernels.has(x, Kind::Uint8, count) {
+        return Ok(None);
+    }
+    let y = Tensor::f_empty(x.size(), (Kind::BFloat16, x.device()))?;
+    let packs = count / PACK;
+    let arguments = [&[at(Some(x)), at(Some(&y)), packs as u64][..], &mean.map(number), &std.map(number)].concat();
+    kernels.launch(&kernels.normalise, (packs - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    Ok(Some(y))
+}
+
+/// `x` = pointwise(`x` + `bias`) + `shortcut`, written over `x` `[…, C]`. Whether it was done.
+///
+/// # Errors
+/// Those of CUDA.
+pub fn finish(
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    shortcut: Option<&Tensor>,
+    pointwise: Pointwise,
+) -> Result<bool, TchError> {
+    let Some(kernels) = Kernels::of(x) else { return Ok(false) };
+    let width = x.size().last().copied().unwrap_or(0);
+    let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), width));
+    let shortcut_fits = shortcut.is_none_or(|shortcut| kernels.takes(shortcut) && shortcut.size() == x.size());
+    if width == 0 || width % PACK != 0 || !bias_fits || !shortcut_fits {
+        return Ok(false);
+    }
+    let packs = x.numel() as i64 / PACK;
+    let arguments = [at(Some(x)), at(bias), at(shortcut), packs as u64, width as u64, pointwise as u64];
+    kernels.launch(&kernels.finish, (packs - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    Ok(true)
+}
+
+/// Rotates the queries and keys of `qkv` `[B, N, 3, heads, 64]` in place, by tables `[N, …, 64]` in f32 whose halves have
+/// the same cosines and opposite sines: (a cos - b sin, b cos + a sin). Whether it was done.
+///
+/// # Errors
+/// Those of CUDA.
+pub fn rotate(qkv: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<bool, TchError> {
+    let Some(kernels) = Kernels::of(qkv) else { return Ok(false) };
+    let [batch, tokens, 3, heads, ROTATED] = qkv.size()[..] else { return Ok(false) };
+    let table = tokens * ROTATED;
+    if !kernels.has(cos, Kind::Float, table) || !kernels.has(sin, Kind::Float, table) {
+        return Ok(false);
+    }
+    // Two times four packs, of queries and of keys, in every head.
+    let count = batch * tokens * heads * 8;
+    let arguments = [at(Some(qkv)), at(Some(cos)), at(Some(sin)), count as u64, tokens as u64, heads as u64];
+    kernels.launch(&kernels.rotate, (count - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    Ok(true)
+}
+
+/// The depthwise convolution of `x` `[B, H, W, C]`, each pixel plus `pending` (f32) first, with zeros around it;
+/// `weight` is `[K, K, C]` in f32.
+///
+/// # Errors
+/// Those of libtorch and CUDA.
+pub fn depthwise(
+    x: &Tensor,
+    pending: Option<&Tensor>,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: i64,
+    pointwise: Pointwise,
+) -> Result<Option<Tensor>, TchError> {
+    let Some(kernels) = Kernels::of(x) else { return Ok(None) };
+    let ([batch, height, width, channels], [size, _, _]) = (&x.size()[..], &weight.size()[..]) else { return Ok(None) };
+    let fits = |known: &&Depthwise| known.size == *size && known.stride == stride && (known.pending || pending.is_none());
+    let known = kernels.depthwise.iter().find(fits);
+    let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), *channels));
+    let pending_fits = pending.is_none_or(|pending| kernels.has(pending, Kind::Float, *channels));
+    let weight_fits = kernels.has(weight, Kind::Float, size * size * channels);
+    let (Some(known), true) = (known, channels % (2 * PAIRS) == 0 && bias_fits && pending_fits && weight_fits)
+    else {
+        return Ok(None);
+    };
+    let (tall, wide, pairs) = ((height - 1) / stride + 1, (width - 1) / stride + 1, channels / 2);
+    let y = Tensor::f_empty([*batch, tall, wide, *channels], (x.kind(), x.device()))?;
+    let tiles = batch * ((tall - 1) / known.tall + 1) * ((wide - 1) / known.wide + 1);
+    let numbers = [tiles, *height, *width, pairs, tall, wide].map(|number| number as u64);
+    let tensors = [at(Some(x)), at(pending), at(Some(weight)), at(bias), at(Some(&y))];
+    let arguments = [&tensors[..], &numbers, &[pointwise as u64]].concat();
+    kernels.launch(&known.kernel, ((tiles - 1) / TILES + 1) * (pairs / PAIRS), FEW_THREADS, &arguments)?;
+    Ok(Some(y))
+}
+
+/// ReLU linear attention over heads of `width`: `first` and `second` are `[B, N, heads × 3 × width]`, of each head a query, a
+/// key and a value; the result is `[B, N, 2 × heads × width]`, the heads of `first` before those of `second`.
+///
+/// # Errors
+/// Those of libtorch and CUDA.
+pub fn linear_attention(
+    first: &Tensor,
+    second: &Tensor,
+    width: i64,
+    eps: f64,
+) -> Result<Option<Tensor>, TchError> {
+    let Some(kernels) = Kernels::of(first) else { return Ok(None) };
+    let [batch, tokens, channels] = first.size()[..] else { return Ok(None) };
+    let fits = width == LINEAR && channels % (3 * LINEAR) == 0 && second.size() == first.size() && kernels.takes(second);
+    if !fits {
+        return Ok(None);
+    }
+    let heads = channels / (3 * LINEAR);
+    let y = Tensor::f_empty([batch, tokens, 2 * heads * LINEAR], (first.kind(), first.device()))?;
+    let arguments = [at(Some(first)), at(Some(second)), at(Some(&y)), tokens as u64, heads as u64, number(eps)];
+    kernels.launch(&kernels.linear_attention, batch * 2 * heads, THREADS, &arguments)?;
+    Ok(Some(y))
+}
+
+/// A number in f32, in the low half.
+fn number(value: f64) -> u64 {
+    u64::from((value as f32).to_bits())
+}
+
+/// The address that a kernel takes; 0 for none.
+fn at(tensor: Option<&Tensor>) -> u64 {
+    tensor.map_or(0, |tensor| tensor.data_ptr() as u64)
+}
+
+impl Kernels {
+    /// Those that this thread uses, where they take `x`.
+    fn of(x: &Tensor) -> Option<&'static Self> {
+        USED.get().filter(|kernels| kernels.takes(x))
+    }
+
+    fn takes(&self, x: &Tensor) -> bool {
+        let of_device = x.kind() == Kind::BFloat16 && x.device() == self.device;
+        of_device && x.is_contiguous() && x.numel() > 0 && !x.requires_grad()
+    }
+
+    /// Whether `x` is `count` dense numbers of this kind on the device.
+    fn has(&self, x: &Tensor, kind: Kind, count: i64) -> bool {
+        x.kind() == kind && x.device() == self.device && x.numel() as i64 == count && x.is_contiguous()
+    }
+
+    fn compile(device: usize) -> Result<Self, TchError> {
+        super::cuda::load_compiler()?;
+        let (functions, index) = (functions()?, index(device)?);
+        let source = CString::new(SOURCE).map_err(|error| TchError::Torch(error.to_string()))?;
+        let mut module = null_mut();
+        // SAFETY: the source ends in zero; writes one pointer.
+        checked(unsafe { (functions.kernels_compile)(index, source.as_ptr(), &mut module) })?;
+        let find = |name: &CStr| {
+            let mut kernel = null_mut();
+            // SAFETY: the module was just loaded and stays so; the name ends in zero; writes one pointer.
+            checked(unsafe { (functions.kernels_find)(module, name.as_ptr(), &mut kernel) })?;
+            Ok::<_, TchError>(Kernel(kernel))
+        };
+        let norm = |lanes, packs, name| Ok::<_, TchError>(Norm { lanes, packs, kernel: find(name)? });
+        let depthwise = |size, stride, tall, name| {
+            Ok::<_, TchError>(Depthwise { size, stride, tall, wide: 7, pending: size == 7, kernel: find(name)? })
+        };
+        Ok(Self {
+            device: Device::Cuda(device),
+            index,
+            launch: functions.kernels_launch,
+            norms: vec![
+                norm(4, 3, c"norm_4_3")?,
+                norm(8, 3, c"norm_8_3")?,
+                norm(16, 3, c"norm_16_3")?,
+                norm(32, 3, c"norm_32_3")?,
+                norm(32, 8, c"norm_32_8")?,
+            ],
+            swiglu_norm: norm(32, 8, c"swiglu_norm_32_8")?,
+            depthwise: vec![
+                depthwise(3, 1, 4, c"depthwise_3_1")?,
+                depthwise(3, 2, 2, c"depthwise_3_2")?,
+                depthwise(5, 1, 4, c"depthwise_5_1")?,
+                depthwise(7, 1, 4, c"depthwise_7_1")?,
+            ],
+            normalise: find(c"normalise")?,
+            finish: find(c"finish")?,
+            rotate: find(c"rotate")?,
+            linear_attention: find(c"linear_attention")?,
+        })
+    }
+
+    /// `arguments` are in the order in which the kernel declares them; numbers of 32 bits are the low halves.
+    fn launch(&self, kernel: &Kernel, blocks: i64, threads: u32, arguments: &[u64]) -> Result<(), TchError> {
+        // Kernels count their threads in 32 bits.
+        let most = u32::MAX / threads;
+        let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= most);
+        let blocks = blocks.ok_or_else(|| TchError::Torch("a tensor is too large for one kernel".to_owned()))?;
+        let mut pointers: Vec<*mut c_void> =
+            arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();
+        // SAFETY: whoever calls this has checked that the tensors are as large as the kernel takes them for and are where
+        // it runs. The caching allocator keeps what they hold from others on this stream until the kernel has run.
+        checked(unsafe { (self.launch)(kernel.0, self.index, blocks, threads, pointers.as_mut_ptr()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_uses_none() {
+        use_kernels(Device::Cpu).unwrap();
+        let x = Tensor::ones([2, 8], (Kind::BFloat16, Device::Cpu));
+        assert!(layer_norm(&x, None, &x.get(0), &x.get(1), 1e-6, false).unwrap().is_none());
+        assert!(!finish(&x, None, None, Pointwise::Relu).unwrap());
+        use_no_kernels();
+    }
+}
