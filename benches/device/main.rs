@@ -164,7 +164,13 @@ impl<'a> House<'a> {
     }
 
     /// Scores of `items`, each for the prompt of its place.
-    fn score(&self, network: &Ensemble, track: Track, items: &[&Frames], first: usize) -> anyhow::Result<Vec<EnsembleScore>> {
+    fn score(
+        &self,
+        network: &Ensemble,
+        track: Track,
+        items: &[&Frames],
+        first: usize,
+    ) -> anyhow::Result<Vec<EnsembleScore>> {
         let prompts = self.prompts(first + items.len());
         let text = network.encode_prompts(&prompts[first..].iter().collect::<Vec<_>>())?;
         let (scores, _) = network.score(track, items, &text)?;
@@ -201,4 +207,3 @@ fn noise(item: u64, count: u32, sides: &[u32]) -> Frames {
     };
     Frames { count, stacks: distinct.iter().map(stack).collect() }
 }
-

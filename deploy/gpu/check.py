@@ -180,11 +180,11 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
 
-    def load(self, *flags, accept=(0,)):
-        """One `pcqa bench`; its result."""
+    def load(self, *flags, new_prompts=0, accept=(0,)):
+        """One `pcqa bench`; its result. Of its prompts this share are ones that come for the first time."""
         command = [self.house.bin("pcqa"), "--server", f"http://{self.address}", "bench", "--json", "--no-progress", "--seed=7",
-                   "--size=512", "--pictures=128", "--format=jpeg", f"--prompt={PROMPT}", "--new-prompts=0",
-                   "--connections=4", *flags]
+                   "--size=512", "--pictures=128", "--format=jpeg", f"--prompt={PROMPT}",
+                   f"--new-prompts={new_prompts}", "--connections=4", *flags]
         return json.loads(self.house.run(*command, accept=accept).stdout)["result"]
 
     def metric(self, name, **labels):
@@ -303,7 +303,7 @@ def soak(house):
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            result = server.load(f"--concurrency={house.batch}", f"--duration={length}", "--warm-up=2", "--new-prompts=0.5")
+            result = server.load(f"--concurrency={house.batch}", f"--duration={length}", "--warm-up=2", new_prompts=0.5)
         finally:
             over.set()
             watcher.join()

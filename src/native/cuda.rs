@@ -1,5 +1,5 @@
-//! libtorch's CUDA part and the second shim (`graphs.cpp`, `kernels.cpp`), which are not linked but loaded where they are there: one
-//! program for machines with and without GPUs.
+//! libtorch's CUDA part and the second shim (`graphs.cpp`, `kernels.cpp`), which are not linked but loaded where they are
+//! there: one program for machines with and without GPUs.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;

@@ -1,7 +1,7 @@
 // What the networks do between their matrix products, one pass over memory each. Compiled by NVRTC for the device at
-// hand, without any header; tests run it on the processor (PCQA_EMULATED). Tensors are bf16, dense, rows of channels one after the other ([rows, width], and images
-// [B, H, W, C]); sums, statistics and functions are computed in f32 and rounded once. Widths are multiples of 8 (of 32
-// for depthwise convolutions): `kernels.rs` asks for nothing else.
+// hand, without any header; tests run it on the processor (PCQA_EMULATED). Tensors are bf16, dense, rows of channels one
+// after the other ([rows, width], and images [B, H, W, C]); sums, statistics and functions are computed in f32 and rounded
+// once. Widths are multiples of 8 (of 32 for depthwise convolutions): `kernels.rs` asks for nothing else.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -35,7 +35,9 @@ __device__ __forceinline__ void unpack(float (&values)[8], const Pack& packed) {
 
 __device__ __forceinline__ Pack loaded(const void* from, u64 pack) { return reinterpret_cast<const Pack*>(from)[pack]; }
 
-__device__ __forceinline__ void load(float (&values)[8], const void* from, u64 pack) { unpack(values, loaded(from, pack)); }
+__device__ __forceinline__ void load(float (&values)[8], const void* from, u64 pack) {
+  unpack(values, loaded(from, pack));
+}
 
 __device__ __forceinline__ void store(void* to, u64 pack, const float (&values)[8]) {
   Pack packed;
@@ -55,12 +57,9 @@ __device__ __forceinline__ float sum_of(float x) {
   return x;
 }
 
-// 0 nothing, 1 ReLU, 2 GELU, 3 GELU by tanh: 0.5 (1 + tanh(u)) is 1 / (1 + exp(-2 u)).
+// 0 nothing, 1 GELU by tanh: 0.5 (1 + tanh(u)) is 1 / (1 + exp(-2 u)).
 __device__ __forceinline__ float activated(float x, int pointwise) {
-  if (pointwise == 1) return fmaxf(x, 0.0f);
-  if (pointwise == 2) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-  if (pointwise == 3) return gated(x, 1.5957691f * (x + 0.044715f * x * x * x));
-  return x;
+  return pointwise == 0 ? x : gated(x, 1.5957691f * (x + 0.044715f * x * x * x));
 }
 
 // Layer norm of rows that LANES lanes hold in PACKS packs each. With SWIGLU, x is [rows, 2 width] and what is normalised

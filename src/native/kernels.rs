@@ -44,12 +44,8 @@ pub(super) type Launch = unsafe extern "C" fn(*mut c_void, i32, u32, u32, *mut *
 pub enum Pointwise {
     /// Nothing.
     None = 0,
-    /// max(x, 0).
-    Relu = 1,
-    /// GELU.
-    Gelu = 2,
     /// GELU approximated by tanh.
-    GeluTanh = 3,
+    GeluTanh = 1,
 }
 
 /// A layer norm that holds a row in `lanes` threads with at most `packs` packs each.
@@ -135,6 +131,11 @@ pub fn norm(x: &Tensor) -> bool {
 /// Whether there is a [norm](layer_norm) of rows of this width.
 pub fn is_wide(width: i64) -> bool {
     (1..=WIDEST).contains(&width) && width % PACK == 0
+}
+
+/// Whether there are [depthwise convolutions](depthwise) of so many channels.
+pub fn is_convolved(channels: i64) -> bool {
+    channels > 0 && channels % (2 * PAIRS) == 0
 }
 
 /// Layer norm of `x` over its last dimension, with `pending` (f32) added to every row before. `swiglu`: of
@@ -245,13 +246,13 @@ pub fn depthwise(
 ) -> Result<Option<Tensor>, TchError> {
     let Some(kernels) = Kernels::of(x) else { return Ok(None) };
     let ([batch, height, width, channels], [size, _, _]) = (&x.size()[..], &weight.size()[..]) else { return Ok(None) };
-    let fits = |known: &&Depthwise| known.size == *size && known.stride == stride && (known.pending || pending.is_none());
+    let fits =
+        |known: &&Depthwise| known.size == *size && known.stride == stride && (known.pending || pending.is_none());
     let known = kernels.depthwise.iter().find(fits);
     let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), *channels));
     let pending_fits = pending.is_none_or(|pending| kernels.has(pending, Kind::Float, *channels));
     let weight_fits = kernels.has(weight, Kind::Float, size * size * channels);
-    let (Some(known), true) = (known, channels % (2 * PAIRS) == 0 && bias_fits && pending_fits && weight_fits)
-    else {
+    let (Some(known), true) = (known, is_convolved(*channels) && bias_fits && pending_fits && weight_fits) else {
         return Ok(None);
     };
     let (tall, wide, pairs) = ((height - 1) / stride + 1, (width - 1) / stride + 1, channels / 2);
@@ -269,15 +270,11 @@ pub fn depthwise(
 ///
 /// # Errors
 /// Those of libtorch and CUDA.
-pub fn linear_attention(
-    first: &Tensor,
-    second: &Tensor,
-    width: i64,
-    eps: f64,
-) -> Result<Option<Tensor>, TchError> {
+pub fn linear_attention(first: &Tensor, second: &Tensor, width: i64, eps: f64) -> Result<Option<Tensor>, TchError> {
     let Some(kernels) = Kernels::of(first) else { return Ok(None) };
     let [batch, tokens, channels] = first.size()[..] else { return Ok(None) };
-    let fits = width == LINEAR && channels % (3 * LINEAR) == 0 && second.size() == first.size() && kernels.takes(second);
+    let fits =
+        width == LINEAR && channels % (3 * LINEAR) == 0 && second.size() == first.size() && kernels.takes(second);
     if !fits {
         return Ok(None);
     }
@@ -379,7 +376,18 @@ mod tests {
         use_kernels(Device::Cpu).unwrap();
         let x = Tensor::ones([2, 8], (Kind::BFloat16, Device::Cpu));
         assert!(layer_norm(&x, None, &x.get(0), &x.get(1), 1e-6, false).unwrap().is_none());
-        assert!(!finish(&x, None, None, Pointwise::Relu).unwrap());
+        assert!(!finish(&x, None, None, Pointwise::GeluTanh).unwrap());
         use_no_kernels();
+    }
+
+    #[test]
+    fn the_published_networks_have_widths_that_are_served() {
+        for width in [96, 192, 384, 768, 1024, 1280, 2048] {
+            assert!(is_wide(width));
+        }
+        for channels in [96, 192, 384, 768, 1024, 1536, 2048, 3072, 6144] {
+            assert!(is_convolved(channels));
+        }
+        assert!(!is_wide(12) && !is_wide(4096) && !is_wide(0) && !is_convolved(48) && !is_convolved(0));
     }
 }

@@ -175,9 +175,11 @@ impl AdamW {
         // Of a convolution's weight the gradient may be laid out otherwise than the weight.
         let taken = self.slots.iter_mut().map(|slot| slot.gradient.take().map(|g| g.f_contiguous()).transpose());
         let gradients = taken.collect::<Result<Vec<_>, _>>()?;
-        let slots = self.slots.iter().zip(&gradients).filter_map(|(slot, gradient)| {
-            Some([&slot.parameter, gradient.as_ref()?, &slot.mean, &slot.square])
-        });
+        let slots = self
+            .slots
+            .iter()
+            .zip(&gradients)
+            .filter_map(|(slot, gradient)| Some([&slot.parameter, gradient.as_ref()?, &slot.mean, &slot.square]));
         Ok(native::adamw(&slots.collect::<Vec<_>>(), step)?)
     }
 

@@ -92,11 +92,7 @@ impl Stage {
     }
 
     /// `pending` is what every pixel of `x` lacks, and comes back as what every pixel of the result lacks.
-    fn forward<'a>(
-        &'a self,
-        x: Tensor,
-        pending: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<&'a Tensor>), TchError> {
+    fn forward<'a>(&'a self, x: Tensor, pending: Option<&Tensor>) -> Result<(Tensor, Option<&'a Tensor>), TchError> {
         let mut x = match &self.downsample {
             Some((norm, conv)) => {
                 let y = if pending.is_some() { norm.after(&x, pending)? } else { norm.forward(&x)? };
@@ -104,7 +100,7 @@ impl Stage {
             }
             None => x,
         };
-        if !kernels::norm(&x) {
+        if !kernels::norm(&x) || !self.blocks.iter().all(|block| block.conv_dw.is_depthwise()) {
             for block in &self.blocks {
                 x = block.forward(&x)?;
             }

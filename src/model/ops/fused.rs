@@ -73,6 +73,9 @@ impl Conv2d {
     fn matrix_product(&self, x: &Tensor, pointwise: Pointwise) -> Result<Option<Tensor>, TchError> {
         let (outputs, inputs, size, _) = self.weight.size4()?;
         let bias = self.bias.as_ref();
+        if pointwise != Pointwise::None && bias.is_none() {
+            return Ok(None);
+        }
         if size == 1 && self.groups == 1 && self.stride == 1 {
             return product(x, &self.weight.f_flatten(1, 3)?, bias, pointwise).map(Some);
         }
@@ -101,6 +104,11 @@ impl Conv2d {
         }
     }
 
+    /// Whether this is a convolution that [`depthwise`](Self::depthwise) serves.
+    pub(in crate::model) fn is_depthwise(&self) -> bool {
+        self.taps.is_some() && self.groups > 1 && kernels::is_convolved(self.groups)
+    }
+
     /// This depthwise convolution of `x` `[B, H, W, C]`, of which each pixel lacks `pending`.
     pub(in crate::model) fn depthwise(
         &self,
@@ -108,7 +116,7 @@ impl Conv2d {
         pending: Option<&Tensor>,
         pointwise: Pointwise,
     ) -> Result<Option<Tensor>, TchError> {
-        let Some(taps) = self.taps.as_ref().filter(|_| self.groups > 1) else { return Ok(None) };
+        let Some(taps) = self.taps.as_ref().filter(|_| self.is_depthwise()) else { return Ok(None) };
         kernels::depthwise(x, pending, taps, self.bias.as_ref(), self.stride, pointwise)
     }
 }
@@ -143,18 +151,16 @@ pub(in crate::model) fn made(y: Option<Tensor>) -> Forward {
     y.ok_or_else(|| TchError::Shape("no kernel takes this layer".to_owned()))
 }
 
-/// pointwise(x Wᵀ + b) over the last dimension.
+/// pointwise(x Wᵀ + b) over the last dimension; without a bias there must be nothing to do to every element.
 fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, pointwise: Pointwise) -> Forward {
     let (outputs, inputs) = weight.size2()?;
     let mut shape = x.size();
     shape.pop();
     shape.push(outputs);
-    if let (Some(bias), Pointwise::GeluTanh) = (bias, pointwise) {
-        return native::linear_gelu(&x.f_view([-1, inputs])?, weight, bias)?.f_view(&shape[..]);
+    match (bias, pointwise) {
+        (Some(bias), Pointwise::GeluTanh) => {
+            native::linear_gelu(&x.f_view([-1, inputs])?, weight, bias)?.f_view(&shape[..])
+        }
+        (bias, _) => x.f_linear(weight, bias),
     }
-    let y = x.f_linear(weight, bias)?;
-    if pointwise != Pointwise::None && !kernels::finish(&y, None, None, pointwise)? {
-        return Err(TchError::Shape(format!("no kernel finishes rows of {:?}", y.size())));
-    }
-    Ok(y)
 }
