@@ -40,8 +40,8 @@ fn build_cuda_shim(headers: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let of_toolkit = env::var("CUDA_HOME").map(|home| Path::new(&home).join("include"));
     let places = [Some(headers.to_owned()), of_toolkit.ok()];
-    let Some(cuda) = places.into_iter().flatten().find(|place| place.join("cuda_runtime_api.h").exists()) else {
-        println!("cargo::warning=no cuda_runtime_api.h beside libtorch's headers or in CUDA_HOME: without CUDA graphs");
+    let Some(cuda) = places.into_iter().flatten().find(|place| place.join("cuda.h").exists()) else {
+        println!("cargo::warning=no cuda.h beside libtorch's headers or in CUDA_HOME: without CUDA graphs and kernels");
         return Ok(());
     };
     let shim = PathBuf::from(env::var("OUT_DIR")?).join("libpcqa_cuda.so");

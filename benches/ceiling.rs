@@ -215,9 +215,11 @@ fn parts(args: &Args, bundle: &Bundle, tokenizer: &Tokenizer, prompts: &[&TokenI
     // As a device's thread is, for which serving sees to it.
     native::own_stream(device)?;
     native::exact_arithmetic()?;
-    if !args.no_kernels && kind == Kind::BFloat16 {
-        native::kernels::use_kernels(device)?;
+    let with_kernels = !args.no_kernels && kind == Kind::BFloat16;
+    if with_kernels {
+        native::kernels::compile(device)?;
     }
+    let _kernels = native::kernels::scope(device, with_kernels);
     let frames = prompts.len() as i64 * i64::from(frames_of(track, bundle.manifest().max_frames));
     let longest = tokenizer.encode(&PROMPT.repeat(20));
     let long = vec![&longest; prompts.len()];

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pcqa::media::Frames;
 use pcqa::model::{Device, Dtype, Ensemble, EnsembleScore, Track};
-use pcqa::native::{InferenceMode, kernels};
+use pcqa::native::InferenceMode;
 use serde_json::{Value, json};
 
 use super::{Fast, House, Outcome};
@@ -108,7 +108,7 @@ pub(super) fn graphs(house: &House) -> Outcome {
     Ok(Some((ok, Value::Object(figures))))
 }
 
-/// Our own kernels against libtorch's, and both against f32 on the CPU.
+/// Our own kernels against libtorch's, and both against f32 on the same device.
 pub(super) fn kernels(house: &House) -> Outcome {
     if house.args.device == Device::Cpu {
         return Ok(None);
@@ -117,15 +117,14 @@ pub(super) fn kernels(house: &House) -> Outcome {
     let (mut figures, mut ok) = (serde_json::Map::new(), true);
     let count = house.args.max_batch_frames.min(24);
     let exact = house.serve(house.args.device, Dtype::F32, House::PLAIN)?;
-    let plain = house.serve(house.args.device, Dtype::Bf16, House::PLAIN)?;
+    let without = house.serve(house.args.device, Dtype::Bf16, House::PLAIN)?;
+    let with = house.serve(house.args.device, Dtype::Bf16, Fast { graphs: false, ..House::FAST })?;
     for (name, track) in TRACKS {
         let items = house.filling(track, 0, count);
         let items: Vec<&Frames> = items.iter().collect();
         let f32 = house.score(&exact, track, &items, 0)?;
-        kernels::use_no_kernels();
-        let without = house.score(&plain, track, &items, 0)?;
-        kernels::use_kernels(house.args.device)?;
-        let with = house.score(&plain, track, &items, 0)?;
+        let without = house.score(&without, track, &items, 0)?;
+        let with = house.score(&with, track, &items, 0)?;
         let (between, of_with, of_without) = (raw_gap(&without, &with), raw_gap(&f32, &with), raw_gap(&f32, &without));
         ok &= between <= BF16 && of_with <= BF16 && between > 0.0;
         let figure = json!({"difference": between, "limit": BF16, "from_f32_with": of_with,

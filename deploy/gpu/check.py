@@ -209,7 +209,7 @@ def free_port():
 
 
 def device_check(house, check, *flags):
-    """One of benches/device.rs."""
+    """One of benches/device."""
     bundle = [] if check == "info" else house.bundle()
     run = house.run(house.bin("device"), check, f"--device={house.args.device}", house.threads(),
                     f"--max-batch-frames={house.batch}", *bundle, *flags, accept=(0, 1, NOTHING_TO_CHECK))

@@ -21,7 +21,7 @@ pub use self::score::{EnsembleScore, ExpertScore};
 use super::head::HeadTrace;
 use super::{Bundle, BundleFile, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
-use crate::native;
+use crate::native::{self, kernels};
 use crate::text::TokenIds;
 
 /// Where a batch's time went.
@@ -41,6 +41,8 @@ pub struct Ensemble {
     members: Vec<Member>,
     /// Where batches have fixed sizes.
     fixed: Option<FixedSizes>,
+    /// Whether [our own kernels](kernels) serve.
+    kernels: bool,
 }
 
 /// An expert with what turns its raw scores into z.
@@ -71,10 +73,12 @@ impl Ensemble {
     /// Loads every network of `bundle`. Refused when a tensor is missing, surplus or misshapen, or when the bundle has
     /// no calibration for these options.
     pub fn load(bundle: &Bundle, options: LoadOptions) -> Result<Self, ModelError> {
-        Self::from_files(bundle.manifest(), options, |name| bundle.file(name))
+        let ensemble = Self::from_files(bundle.manifest(), options, |name| bundle.file(name))?;
+        Ok(Self { kernels: device::has_kernels(options), ..ensemble })
     }
 
-    /// As [`load`](Self::load), of a manifest and a function that gives the files by their names in it.
+    /// As [`load`](Self::load), of a manifest and a function that gives the files by their names in it, and with libtorch's
+    /// operations alone.
     pub fn from_files(
         manifest: &Manifest,
         options: LoadOptions,
@@ -102,13 +106,14 @@ impl Ensemble {
             members.push(Member { spec: spec.clone(), expert, mu, sigma });
             native::give_back_memory();
         }
-        Ok(Self { manifest: manifest.clone(), options, towers, members, fixed: None })
+        Ok(Self { manifest: manifest.clone(), options, towers, members, fixed: None, kernels: false })
     }
 
     /// As [`load`](Self::load), by the thread that is to serve, which the device is made ready for.
     pub fn serve(bundle: &Bundle, options: LoadOptions, serving: Serving) -> Result<Self, ModelError> {
-        device::prepare(options.device, options.dtype, serving)?;
-        let ensemble = Self::load(bundle, options)?;
+        device::prepare(options.device, serving.memory_bytes)?;
+        let ensemble = Self::from_files(bundle.manifest(), options, |name| bundle.file(name))?;
+        let ensemble = Self { kernels: serving.kernels && device::has_kernels(options), ..ensemble };
         // Every size costs the CPU what it has.
         let pays = options.device != Device::Cpu;
         Ok(if pays { ensemble.in_fixed_sizes(serving.max_batch_frames, serving.graphs) } else { ensemble })
@@ -166,6 +171,7 @@ impl Ensemble {
     /// The concatenated prompt embeddings u, `[prompts.len(), sum of towers' D]` in f32, on the device.
     pub fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Tensor, ModelError> {
         let _no_grad = tch::no_grad_guard();
+        let _kernels = kernels::scope(self.options.device, self.kernels);
         let mut parts = Vec::with_capacity(self.towers.len());
         for tower in &self.towers {
             let embedding = tower.forward(prompts)?;
@@ -205,6 +211,7 @@ impl Ensemble {
         text: &Tensor,
     ) -> Result<(Vec<ExpertTrace>, BatchTimings), ModelError> {
         let _no_grad = tch::no_grad_guard();
+        let _kernels = kernels::scope(self.options.device, self.kernels);
         let start = Instant::now();
         self.check_batch(track, items, text)?;
         let distinct = Distinct::new(items);

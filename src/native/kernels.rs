@@ -1,12 +1,12 @@
 //! Our own CUDA kernels (`kernels.cu`): what the networks do between their matrix products, one pass over memory each.
 //!
-//! They serve a thread that has asked for them with [`use_kernels`], for dense tensors in bf16 that autograd does not
-//! watch. Each function gives nothing where its kernel does not fit, and nothing has happened then.
+//! They serve a thread within a [`scope`], for dense tensors in bf16 that autograd does not watch. Each function gives nothing where its kernel does not fit, and nothing has happened then.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::marker::PhantomData;
 use std::ptr::null_mut;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -26,6 +26,14 @@ const WIDEST: i64 = 32 * 8 * PACK;
 /// Width of a head that [`rotate`] takes, and of one of [`linear_attention`].
 const ROTATED: i64 = 64;
 const LINEAR: i64 = 32;
+
+/// Size, stride and outputs down of the depthwise convolutions, and their names.
+const DEPTHWISE: [(i64, i64, i64, &CStr); 4] = [
+    (3, 1, 4, c"depthwise_3_1"),
+    (3, 2, 2, c"depthwise_3_2"),
+    (5, 1, 4, c"depthwise_5_1"),
+    (7, 1, 4, c"depthwise_7_1"),
+];
 
 /// What was compiled, by device; never unloaded.
 static COMPILED: Mutex<Vec<(usize, &'static Kernels)>> = Mutex::new(Vec::new());
@@ -88,29 +96,44 @@ unsafe impl Send for Kernels {}
 // SAFETY: as above.
 unsafe impl Sync for Kernels {}
 
-/// From now on this thread's networks on `device` use the kernels, which are compiled the first time: seconds.
+/// Compiles the kernels for `device`, once in this process: seconds. Nothing to do on the CPU.
 ///
 /// # Errors
-/// Why there are none for it; the thread goes on without.
-pub fn use_kernels(device: Device) -> Result<(), TchError> {
+/// Why there are none for it.
+pub fn compile(device: Device) -> Result<(), TchError> {
     let Device::Cuda(number) = device else { return Ok(()) };
-    let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let known = compiled.iter().find(|(known, _)| *known == number).map(|(_, kernels)| *kernels);
-    let kernels = match known {
-        Some(kernels) => kernels,
-        None => {
-            let kernels: &'static Kernels = Box::leak(Box::new(Kernels::compile(number)?));
-            compiled.push((number, kernels));
-            kernels
-        }
-    };
-    USED.set(Some(kernels));
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if compiled.iter().all(|(known, _)| *known != number) {
+        compiled.push((number, Box::leak(Box::new(Kernels::compile(number)?))));
+    }
     Ok(())
 }
 
-/// From now on this thread's networks use libtorch's operations alone.
-pub fn use_no_kernels() {
-    USED.set(None);
+/// As long as it lives, this thread's networks use kernels, or they do not.
+#[must_use]
+pub struct Scope {
+    before: Option<&'static Kernels>,
+    /// It is the thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+/// Uses the kernels of `device` on this thread where they are `wanted` and [compiled](compile), else none.
+pub fn scope(device: Device, wanted: bool) -> Scope {
+    let find = |number: usize| {
+        let compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.iter().find(|(known, _)| *known == number).map(|(_, kernels)| *kernels)
+    };
+    let kernels = match device {
+        Device::Cuda(number) if wanted => find(number),
+        _ => None,
+    };
+    Scope { before: USED.replace(kernels), _not_send: PhantomData }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        USED.set(self.before);
+    }
 }
 
 /// Whether this thread's networks use kernels.
@@ -133,9 +156,14 @@ pub fn is_wide(width: i64) -> bool {
     (1..=WIDEST).contains(&width) && width % PACK == 0
 }
 
-/// Whether there are [depthwise convolutions](depthwise) of so many channels.
-pub fn is_convolved(channels: i64) -> bool {
-    channels > 0 && channels % (2 * PAIRS) == 0
+/// Whether there is a [depthwise convolution](depthwise) of so many channels, of this size and stride.
+pub fn is_convolved(channels: i64, size: i64, stride: i64) -> bool {
+    channels > 0 && channels % (2 * PAIRS) == 0 && DEPTHWISE.iter().any(|known| (known.0, known.1) == (size, stride))
+}
+
+/// Whether every [layer of this width](finish) can be finished.
+pub fn is_finished(width: i64) -> bool {
+    width > 0 && width % PACK == 0
 }
 
 /// Layer norm of `x` over its last dimension, with `pending` (f32) added to every row before. `swiglu`: of
@@ -203,7 +231,7 @@ pub fn finish(
     let width = x.size().last().copied().unwrap_or(0);
     let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), width));
     let shortcut_fits = shortcut.is_none_or(|shortcut| kernels.takes(shortcut) && shortcut.size() == x.size());
-    if width == 0 || width % PACK != 0 || !bias_fits || !shortcut_fits {
+    if !is_finished(width) || !bias_fits || !shortcut_fits {
         return Ok(false);
     }
     let packs = x.numel() as i64 / PACK;
@@ -252,7 +280,9 @@ pub fn depthwise(
     let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), *channels));
     let pending_fits = pending.is_none_or(|pending| kernels.has(pending, Kind::Float, *channels));
     let weight_fits = kernels.has(weight, Kind::Float, size * size * channels);
-    let (Some(known), true) = (known, is_convolved(*channels) && bias_fits && pending_fits && weight_fits) else {
+    let (Some(known), true) =
+        (known, is_convolved(*channels, *size, stride) && bias_fits && pending_fits && weight_fits)
+    else {
         return Ok(None);
     };
     let (tall, wide, pairs) = ((height - 1) / stride + 1, (width - 1) / stride + 1, channels / 2);
@@ -265,6 +295,11 @@ pub fn depthwise(
     Ok(Some(y))
 }
 
+/// Whether there is a [linear attention](linear_attention) over heads of this width.
+pub fn is_linear(width: i64) -> bool {
+    width == LINEAR
+}
+
 /// ReLU linear attention over heads of `width`: `first` and `second` are `[B, N, heads × 3 × width]`, of each head a query, a
 /// key and a value; the result is `[B, N, 2 × heads × width]`, the heads of `first` before those of `second`.
 ///
@@ -274,7 +309,7 @@ pub fn linear_attention(first: &Tensor, second: &Tensor, width: i64, eps: f64) -
     let Some(kernels) = Kernels::of(first) else { return Ok(None) };
     let [batch, tokens, channels] = first.size()[..] else { return Ok(None) };
     let fits =
-        width == LINEAR && channels % (3 * LINEAR) == 0 && second.size() == first.size() && kernels.takes(second);
+        is_linear(width) && channels % (3 * LINEAR) == 0 && second.size() == first.size() && kernels.takes(second);
     if !fits {
         return Ok(None);
     }
@@ -283,6 +318,11 @@ pub fn linear_attention(first: &Tensor, second: &Tensor, width: i64, eps: f64) -
     let arguments = [at(Some(first)), at(Some(second)), at(Some(&y)), tokens as u64, heads as u64, number(eps)];
     kernels.launch(&kernels.linear_attention, batch * 2 * heads, THREADS, &arguments)?;
     Ok(Some(y))
+}
+
+/// Without gaps, and where packs can be read.
+fn is_dense(x: &Tensor) -> bool {
+    x.is_contiguous() && x.data_ptr().addr() % (2 * PACK as usize) == 0
 }
 
 /// A number in f32, in the low half.
@@ -303,12 +343,12 @@ impl Kernels {
 
     fn takes(&self, x: &Tensor) -> bool {
         let of_device = x.kind() == Kind::BFloat16 && x.device() == self.device;
-        of_device && x.is_contiguous() && x.numel() > 0 && !x.requires_grad()
+        of_device && is_dense(x) && x.numel() > 0 && !x.requires_grad()
     }
 
     /// Whether `x` is `count` dense numbers of this kind on the device.
     fn has(&self, x: &Tensor, kind: Kind, count: i64) -> bool {
-        x.kind() == kind && x.device() == self.device && x.numel() as i64 == count && x.is_contiguous()
+        x.kind() == kind && x.device() == self.device && x.numel() as i64 == count && is_dense(x)
     }
 
     fn compile(device: usize) -> Result<Self, TchError> {
@@ -325,7 +365,7 @@ impl Kernels {
             Ok::<_, TchError>(Kernel(kernel))
         };
         let norm = |lanes, packs, name| Ok::<_, TchError>(Norm { lanes, packs, kernel: find(name)? });
-        let depthwise = |size, stride, tall, name| {
+        let depthwise = |(size, stride, tall, name)| {
             Ok::<_, TchError>(Depthwise { size, stride, tall, wide: 7, pending: size == 7, kernel: find(name)? })
         };
         Ok(Self {
@@ -340,12 +380,7 @@ impl Kernels {
                 norm(32, 8, c"norm_32_8")?,
             ],
             swiglu_norm: norm(32, 8, c"swiglu_norm_32_8")?,
-            depthwise: vec![
-                depthwise(3, 1, 4, c"depthwise_3_1")?,
-                depthwise(3, 2, 2, c"depthwise_3_2")?,
-                depthwise(5, 1, 4, c"depthwise_5_1")?,
-                depthwise(7, 1, 4, c"depthwise_7_1")?,
-            ],
+            depthwise: DEPTHWISE.into_iter().map(depthwise).collect::<Result<_, _>>()?,
             normalise: find(c"normalise")?,
             finish: find(c"finish")?,
             rotate: find(c"rotate")?,
@@ -373,11 +408,11 @@ mod tests {
 
     #[test]
     fn a_processor_uses_none() {
-        use_kernels(Device::Cpu).unwrap();
+        compile(Device::Cpu).unwrap();
+        let _scope = scope(Device::Cpu, true);
         let x = Tensor::ones([2, 8], (Kind::BFloat16, Device::Cpu));
         assert!(layer_norm(&x, None, &x.get(0), &x.get(1), 1e-6, false).unwrap().is_none());
         assert!(!finish(&x, None, None, Pointwise::GeluTanh).unwrap());
-        use_no_kernels();
     }
 
     #[test]
@@ -386,8 +421,9 @@ mod tests {
             assert!(is_wide(width));
         }
         for channels in [96, 192, 384, 768, 1024, 1536, 2048, 3072, 6144] {
-            assert!(is_convolved(channels));
+            assert!(is_convolved(channels, 3, 2) && is_convolved(channels, 7, 1));
         }
-        assert!(!is_wide(12) && !is_wide(4096) && !is_wide(0) && !is_convolved(48) && !is_convolved(0));
+        assert!(!is_wide(12) && !is_wide(4096) && !is_wide(0));
+        assert!(!is_convolved(48, 3, 1) && !is_convolved(0, 3, 1) && !is_convolved(96, 7, 2));
     }
 }

@@ -8,6 +8,7 @@
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Tensor.h>
 #include <ATen/ops/_addmm_activation.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/stack.h>
@@ -117,16 +118,21 @@ char* pcqa_norm(void** tensors, size_t count, double* norm) {
   });
 }
 
-// One step of AdamW over `count` parameters on one device. `steps` and `scale` are scalars in f32 there: the number of this
-// step, and what gradients are divided by.
+// One step of AdamW over `count` parameters on one device, with their gradients multiplied by `factor`. `steps` is the
+// number of this step, a scalar in f32 there.
 char* pcqa_adamw(
-    void** parameters, void** gradients, void** means, void** squares, size_t count, void* steps, void* scale, double rate,
+    void** parameters, void** gradients, void** means, void** squares, size_t count, void* steps, double factor, double rate,
     double beta1, double beta2, double weight_decay, double eps) {
   return guarded([&] {
+    // Not in place: two parameters may share a gradient. Of a convolution's weight it may be laid out otherwise.
+    auto scaled = at::_foreach_mul(listed(gradients, count), factor);
+    for (auto& gradient : scaled) {
+      gradient = gradient.contiguous();
+    }
     const std::vector<at::Tensor> each(count, *static_cast<at::Tensor*>(steps));
     at::_fused_adamw_(
-        listed(parameters, count), listed(gradients, count), listed(means, count), listed(squares, count), {}, each, rate,
-        beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, *static_cast<at::Tensor*>(scale));
+        listed(parameters, count), scaled, listed(means, count), listed(squares, count), {}, each, rate, beta1, beta2,
+        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 

@@ -24,7 +24,7 @@ unsafe extern "C" {
         squares: *mut *mut c_void,
         count: usize,
         steps: *mut c_void,
-        scale: *mut c_void,
+        factor: f64,
         rate: f64,
         beta1: f64,
         beta2: f64,
@@ -235,7 +235,7 @@ pub struct AdamWStep {
 }
 
 /// One step of AdamW over parameters, each with its gradient and its two running means, in f32 on one device: libtorch's
-/// fused one, a few operations for all of them. Gradients are multiplied in place.
+/// fused one, a few operations for all of them. Gradients stay as they are.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -243,8 +243,7 @@ pub fn adamw(slots: &[[&Tensor; 4]], step: AdamWStep) -> Result<(), TchError> {
     let Some([first, ..]) = slots.first() else { return Ok(()) };
     let each = |place: usize| pointers(&slots.iter().map(|slot| slot[place]).collect::<Vec<_>>());
     let [mut parameters, mut gradients, mut means, mut squares] = [each(0), each(1), each(2), each(3)];
-    let on_device = |value: f64| Tensor::f_full([], value, (Kind::Float, first.device()));
-    let (steps, scale) = (on_device(step.steps as f64)?, on_device(1.0 / step.factor)?);
+    let steps = Tensor::f_full([], step.steps as f64, (Kind::Float, first.device()))?;
     let [beta1, beta2] = step.betas;
     // SAFETY: four times as many of tch's pointers to at::Tensor as it is told; the slots are borrowed as long as it takes
     // to ask for the step, and tensors that share memory with them are read by libtorch's operations alone.
@@ -256,7 +255,7 @@ pub fn adamw(slots: &[[&Tensor; 4]], step: AdamWStep) -> Result<(), TchError> {
             squares.as_mut_ptr(),
             slots.len(),
             steps.as_ptr().cast_mut().cast(),
-            scale.as_ptr().cast_mut().cast(),
+            step.factor,
             step.rate,
             beta1,
             beta2,

@@ -172,9 +172,7 @@ impl AdamW {
     fn step_on_gpu(&mut self, rate: f64, factor: f64) -> anyhow::Result<()> {
         let Options { beta1, beta2, eps, weight_decay } = self.options;
         let step = AdamWStep { steps: self.steps, rate, factor, betas: [beta1, beta2], weight_decay, eps };
-        // Of a convolution's weight the gradient may be laid out otherwise than the weight.
-        let taken = self.slots.iter_mut().map(|slot| slot.gradient.take().map(|g| g.f_contiguous()).transpose());
-        let gradients = taken.collect::<Result<Vec<_>, _>>()?;
+        let gradients: Vec<Option<Tensor>> = self.slots.iter_mut().map(|slot| slot.gradient.take()).collect();
         let slots = self
             .slots
             .iter()
@@ -287,9 +285,7 @@ impl Update {
         let _no_grad = tch::no_grad_guard();
         let Share([parameter, mean, square, gradient]) = share;
         let length = gradient.size1()?;
-        // Launches cost more than memory on a GPU.
-        let piece = if gradient.device() == Device::Cpu { PIECE } else { length.max(1) };
-        for (start, count) in cut(length, piece) {
+        for (start, count) in cut(length, PIECE) {
             let part = |tensor: &Tensor| tensor.f_narrow(0, start, count);
             self.apply_to(part(parameter)?, part(mean)?, part(square)?, &part(gradient)?)?;
         }

@@ -2,7 +2,7 @@
 //
 //   emulate KERNEL BLOCKS THREADS ARGUMENT...
 //
-// An argument is `i:N` or `f:X` (a number), `n` (no tensor), `r:FILE` (a tensor that is read) or `w:FILE:BYTES` (one that is
+// An argument is `i:N` or `f:X` (a number; 0 for no tensor), `r:FILE` (a tensor that is read) or `w:FILE:BYTES` (one that is
 // written: the file appears when all blocks are done; bytes nobody has written are 0xff). `w:FILE` is read and written.
 
 #include <barrier>
@@ -61,7 +61,6 @@ static unsigned to_bf16(float value) {
 static float __fdividef(float x, float y) { return x / y; }
 static float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static int min(int a, int b) { return a < b ? a : b; }
-static int max(int a, int b) { return a > b ? a : b; }
 
 #define __device__
 #define __global__

@@ -141,8 +141,8 @@ impl Block {
         add(self.fc2.forward(&y)?, x)
     }
 
-    /// As [`forward`](Self::forward), in place, but for the bias of `fc2`: it is left to who reads `x` next, so that the
-    /// product is added to `x` as it is made.
+    /// As [`forward`](Self::forward), in place, with GELU [as kernels have it](Linear::gelu), and but for the bias of `fc2`:
+    /// it is left to who reads `x` next, so that the product is added to `x` as it is made.
     fn serve(&self, x: &Tensor, pending: Option<&Tensor>) -> Result<(), TchError> {
         let y = made(self.conv_dw.depthwise(x, pending, Pointwise::None)?)?;
         self.fc2.accumulate(x, &self.fc1.gelu(&self.norm.forward(&y)?)?)

@@ -226,6 +226,9 @@ impl LiteMla {
 
     /// What the heads make of `x`, where kernels serve it.
     fn serve(&self, x: &Tensor) -> Result<Option<Tensor>, TchError> {
+        if !kernels::is_linear(self.head_width) {
+            return Ok(None);
+        }
         let (batch, _, height, width) = x.size4()?;
         let Some(qkv) = self.qkv.then(x, Pointwise::None, None)? else { return Ok(None) };
         let Some(depthwise) = self.depthwise.then(&qkv, Pointwise::None, None)? else { return Ok(None) };

@@ -2,7 +2,7 @@
 
 use tch::Device;
 
-use crate::model::{Dtype, ModelError};
+use crate::model::{Dtype, LoadOptions, ModelError};
 use crate::native;
 
 /// How a device is used to serve.
@@ -30,7 +30,7 @@ pub enum Fault {
 }
 
 /// Makes `device` this thread's. What a GPU can do without only warns.
-pub(super) fn prepare(device: Device, dtype: Dtype, serving: Serving) -> Result<(), ModelError> {
+pub(super) fn prepare(device: Device, memory_bytes: Option<u64>) -> Result<(), ModelError> {
     let Device::Cuda(index) = device else { return Ok(()) };
     if let Err(error) = native::own_stream(device) {
         tracing::warn!(%error, "the GPU is used without a stream of its own");
@@ -38,14 +38,7 @@ pub(super) fn prepare(device: Device, dtype: Dtype, serving: Serving) -> Result<
     if let Err(error) = native::exact_arithmetic() {
         tracing::warn!(%error, "f32 may be computed in TF32");
     }
-    native::kernels::use_no_kernels();
-    if serving.kernels
-        && dtype == Dtype::Bf16
-        && let Err(error) = native::kernels::use_kernels(device)
-    {
-        tracing::warn!(%error, "the GPU is used with libtorch's kernels alone");
-    }
-    if let Some(bytes) = serving.memory_bytes {
+    if let Some(bytes) = memory_bytes {
         let memory = native::memory(device)?;
         let total = memory.map_or(0, |memory| memory.total).max(1);
         native::memory_cap(index, (bytes as f64 / total as f64).min(1.0))?;
@@ -56,6 +49,16 @@ pub(super) fn prepare(device: Device, dtype: Dtype, serving: Serving) -> Result<
     let (total, free) = memory.map_or((0, 0), |memory| (memory.total, memory.free));
     tracing::info!(device = index, name, total_bytes = total, free_bytes = free, "GPU");
     Ok(())
+}
+
+/// Whether networks that are put on a device like this are served by [our own kernels](native::kernels), which are made
+/// ready.
+pub(super) fn has_kernels(options: LoadOptions) -> bool {
+    if !options.device.is_cuda() || options.dtype != Dtype::Bf16 {
+        return false;
+    }
+    let compiled = native::kernels::compile(options.device);
+    compiled.inspect_err(|error| tracing::warn!(%error, "the GPU is used with libtorch's kernels alone")).is_ok()
 }
 
 /// What `error` says about `device`, of which unused memory is given back where there was too little.

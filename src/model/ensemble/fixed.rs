@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::inputs::{Uploaded, frame_bytes, frames_at, upload};
@@ -16,6 +17,9 @@ use crate::native::{self, Graph, GraphPool};
 
 /// Frames that are copied together, and then uploaded while the next ones are copied.
 const AT_ONCE: usize = 16;
+
+/// Threads that copy: one alone is slower than the bus.
+const COPIERS: usize = 8;
 
 /// Embeddings of each of a track's experts over each view.
 pub(super) type Features = Vec<Vec<Tensor>>;
@@ -27,6 +31,8 @@ pub(super) struct FixedSizes {
     sizes: Vec<u32>,
     places: RefCell<Vec<Place>>,
     recorded: RefCell<Vec<Recorded>>,
+    /// Who copies frames; none where the device's thread does.
+    copiers: Option<ThreadPool>,
     /// Where graphs are recorded; none where they are not.
     pool: RefCell<Option<GraphPool>>,
 }
@@ -56,8 +62,10 @@ impl FixedSizes {
                 .ok(),
             _ => None,
         };
+        let copiers = (device != Device::Cpu).then(|| ThreadPoolBuilder::new().num_threads(COPIERS).build().ok());
         Self {
             device,
+            copiers: copiers.flatten(),
             sizes: sizes(max_frames),
             places: RefCell::default(),
             recorded: RefCell::default(),
@@ -119,7 +127,7 @@ impl FixedSizes {
                 }
             };
             let place = &mut places[index];
-            place.fill(items)?;
+            place.fill(items, self.copiers.as_ref())?;
             uploaded.push((side, place.device.f_narrow(0, 0, size.into())?));
         }
         Ok(uploaded)
@@ -165,7 +173,7 @@ impl Place {
     }
 
     /// Some frames are on their way while the next ones are copied.
-    fn fill(&mut self, items: &[&Frames]) -> Result<(), ModelError> {
+    fn fill(&mut self, items: &[&Frames], copiers: Option<&ThreadPool>) -> Result<(), ModelError> {
         let bytes = frame_bytes(self.side);
         let mut frames = Vec::new();
         for item in items {
@@ -175,8 +183,11 @@ impl Place {
             let row = index * AT_ONCE;
             let host = native::bytes_mut(&mut self.host).unwrap_or_default();
             let host = host.get_mut(row * bytes..).unwrap_or_default();
-            // One processor alone copies more slowly than the bus takes it.
-            host.par_chunks_exact_mut(bytes).zip(frames).for_each(|(place, frame)| place.copy_from_slice(frame));
+            let copy = |(place, frame): (&mut [u8], &&[u8])| place.copy_from_slice(frame);
+            match copiers {
+                Some(copiers) => copiers.install(|| host.par_chunks_exact_mut(bytes).zip(frames).for_each(copy)),
+                None => host.chunks_exact_mut(bytes).zip(frames).for_each(copy),
+            }
             if self.device.device() != Device::Cpu {
                 let (row, count) = (row as i64, frames.len() as i64);
                 native::copy(&mut self.device.f_narrow(0, row, count)?, &self.host.f_narrow(0, row, count)?)?;

@@ -58,7 +58,6 @@ fn steps_are_the_papers() {
     assert!(worst < 1e-5, "{worst}");
 }
 
-/// To the bit: the demo's weights are made with one thread and found again with any number.
 /// libtorch has its fused step for the CPU too, where it is not used.
 #[test]
 fn a_gpu_takes_the_same_steps() {
@@ -86,6 +85,7 @@ fn a_gpu_takes_the_same_steps() {
     }
 }
 
+/// To the bit: the demo's weights are made with one thread and found again with any number.
 #[test]
 fn steps_do_not_depend_on_threads_or_pieces() {
     let steps = |threads: usize| {
@@ -134,14 +134,17 @@ fn parts_of_a_batch_add_up_and_are_gone_after_the_step() {
 
 #[test]
 fn parameters_that_share_a_gradient_are_scaled_once() {
-    let (a, b) = (leaf(&[1.0]), leaf(&[1.0]));
-    let mut adamw = optimiser(&[("a", &a), ("b", &b)]);
-    adamw.backward(&(&a + &b).sum(Kind::Float)).unwrap();
-    assert!((adamw.gradient_norm().unwrap() - 2.0f64.sqrt()).abs() < 1e-6);
-    adamw.step(RATE, 0.5).unwrap();
-    assert_eq!(numbers(&a), numbers(&b));
-    let means = adamw.slots.iter().map(|slot| numbers(&slot.mean)[0]);
-    assert!(means.into_iter().all(|mean| (mean - 0.05).abs() < 1e-7));
+    for on_gpu in [false, true] {
+        let (a, b) = (leaf(&[1.0]), leaf(&[1.0]));
+        let mut adamw = optimiser(&[("a", &a), ("b", &b)]);
+        adamw.on_gpu = on_gpu;
+        adamw.backward(&(&a + &b).sum(Kind::Float)).unwrap();
+        assert!((adamw.gradient_norm().unwrap() - 2.0f64.sqrt()).abs() < 1e-6);
+        adamw.step(RATE, 0.5).unwrap();
+        assert_eq!(numbers(&a), numbers(&b));
+        let means = adamw.slots.iter().map(|slot| numbers(&slot.mean)[0]);
+        assert!(means.into_iter().all(|mean| (mean - 0.05).abs() < 1e-7));
+    }
 }
 
 #[test]
