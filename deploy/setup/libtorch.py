@@ -3,9 +3,8 @@
 
 usage: libtorch.py WHEEL_DIR OUT_DIR
 
-PyPI's torch wheel is the CUDA build: libtorch_cpu.so from it needs libcudart and libcupti to load, and nothing else of
-CUDA. CUDA's own headers come along: the shims in src/native that need them need no CUDA toolkit then. OUT_DIR appears
-whole or not at all: it is written beside itself and renamed.
+PyPI's torch wheel is the CUDA build: libtorch_cpu.so from it needs libcudart and libcupti to load, and nothing else
+of CUDA. CUDA's own headers come along: src/native/graphs.cpp needs them, and no CUDA toolkit. OUT_DIR appears whole or not at all: it is written beside itself and renamed.
 """
 
 import os
