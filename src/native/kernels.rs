@@ -322,7 +322,7 @@ pub fn linear_attention(first: &Tensor, second: &Tensor, width: i64, eps: f64) -
 
 /// Without gaps, and where packs can be read.
 fn is_dense(x: &Tensor) -> bool {
-    x.is_contiguous() && x.data_ptr().addr() % (2 * PACK as usize) == 0
+    x.is_contiguous() && x.data_ptr().addr().is_multiple_of(2 * PACK as usize)
 }
 
 /// A number in f32, in the low half.
