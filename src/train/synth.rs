@@ -5,6 +5,7 @@
 
 mod avi;
 mod canvas;
+mod clutter;
 pub mod distort;
 mod ground;
 mod item;

@@ -87,7 +87,7 @@ fn every_machine_renders_the_same() {
     let mut digest = Sha256::new();
     digest.update(fs::read(data.folder.path().join(LIST)).unwrap());
     (0..24).for_each(|line| digest.update(data.pixels(line)));
-    assert_eq!(format!("{:x}", digest.finalize()), "e7cc81861c8ef17c362ea83371bfeecf6fc653ff8fb18b10727052fc832618aa");
+    assert_eq!(format!("{:x}", digest.finalize()), "72d5374ee85be04196ee912fdb377e013501753d47b771e580d15e0d5c940c90");
 }
 
 #[test]
@@ -115,6 +115,10 @@ fn labels_follow_the_documented_formula() {
         assert!((matching - number("match")).abs() < 1e-4, "{line:?}");
         assert!((1.0 + 4.0 * (0.55 * quality + 0.45 * matching) - number("mos")).abs() < 1e-3, "{line:?}");
     }
+    let clutter = data.lines.iter().filter(|line| line["shown"] == "clutter").count();
+    assert!((15..60).contains(&clutter), "one picture in six, of 200: {clutter}");
+    let unlike = |line: &BTreeMap<String, String>| line["shown"] != "clutter" || costs(&line["faults"]) > 0.99;
+    assert!(data.lines.iter().all(unlike), "clutter has every fault that there can be");
     let seen: BTreeSet<&str> = data.column("faults").into_iter().flat_map(|faults| faults.split(" + ")).collect();
     assert_eq!(seen.len(), 8, "every fault and none: {seen:?}");
     let mos = data.numbers("mos");

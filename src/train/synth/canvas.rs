@@ -34,6 +34,17 @@ impl Canvas {
         self.pixels.iter().flatten().map(|value| (value + 0.5).clamp(0.0, 255.0) as u8).collect()
     }
 
+    /// At half its side, which is even: the mean of every four pixels.
+    pub(super) fn halved(&self) -> Self {
+        let side = self.side / 2;
+        let mean = |i: usize| {
+            let (x, y) = (2 * (i % side), 2 * (i / side));
+            let four = [(x, y), (x + 1, y), (x, y + 1), (x + 1, y + 1)].map(|(x, y)| self.pixels[y * self.side + x]);
+            [0, 1, 2].map(|channel| four.iter().map(|pixel| pixel[channel]).sum::<f32>() / 4.0)
+        };
+        Self { side, pixels: (0..side * side).map(mean).collect() }
+    }
+
     /// In `light` times as much light.
     pub(super) fn lit(&self, light: f32) -> Self {
         Self { side: self.side, pixels: self.pixels.iter().map(|pixel| pixel.map(|value| value * light)).collect() }

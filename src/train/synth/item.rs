@@ -6,15 +6,16 @@ use std::path::Path;
 use anyhow::Context;
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat, RgbImage};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::canvas::Canvas;
 use super::distort::{Distortion, distort};
-use super::label::{GENERATORS, Outcome};
+use super::label::{CLUTTER_EVERY, GENERATORS, Outcome};
 use super::scene::Scene;
 use super::stage::Stage;
-use super::{Part, avi, photographs::Photograph};
+use super::{Part, avi, clutter, photographs::Photograph};
 use crate::model::Track;
 use crate::train::seed::rng;
 
@@ -82,16 +83,18 @@ impl Make<'_> {
 
         let mut rng = rng(self.seed, &format!("synth/{folder}/item/{number}"));
         let generator = &GENERATORS[(group + number % TAKES) as usize % GENERATORS.len()];
-        let shown = generator.shows(&asked, &mut rng);
+        let shown = (moving || !rng.random_ratio(1, CLUTTER_EVERY)).then(|| generator.shows(&asked, &mut rng));
         let possible = if moving { Distortion::MOVING } else { Distortion::STILL };
-        let outcome = Outcome { distortions: generator.distorts(possible, &mut rng), faults: asked.faults(&shown) };
+        let faults = shown.as_ref().map_or_else(|| asked.possible_faults(), |shown| asked.faults(shown));
+        let outcome = Outcome { distortions: generator.distorts(possible, &mut rng), faults };
 
-        let frames = render(&shown, self.side as usize, &outcome.distortions, &mut rng);
+        let frames = render(shown.as_ref(), self.side as usize, &outcome.distortions, &mut rng);
         let extension = if moving { "avi" } else { "png" };
         let path = format!("{folder}/{number:06}.{extension}");
         let file = if moving { clip(&frames, self.side)? } else { picture(&frames, self.side)? };
         self.write(&path, &file)?;
-        Ok(Line::new(path, prompt, generator.name, format!("{folder}-{group}"), &outcome, shown.words()))
+        let words = shown.map_or_else(|| "clutter".to_owned(), |shown| shown.words());
+        Ok(Line::new(path, prompt, generator.name, format!("{folder}-{group}"), &outcome, words))
     }
 
     fn distort(&self, photograph: &Photograph, distortion: Option<(Distortion, f32)>) -> anyhow::Result<Line> {
@@ -112,12 +115,17 @@ impl Make<'_> {
     }
 }
 
-/// The frames of a scene, broken: one, or those of a clip where something moves.
-fn render(scene: &Scene, side: usize, distortions: &[(Distortion, f32)], rng: &mut ChaCha8Rng) -> Vec<Canvas> {
-    let stage = Stage::new(scene, side, rng);
-    let mut frames: Vec<Canvas> = match scene.motion {
-        None => vec![stage.paint(0.5)],
-        Some(_) => (0..FRAMES).map(|i| stage.paint(i as f32 / (FRAMES - 1) as f32)).collect(),
+/// The frames of a scene or of clutter, broken: one, or those of a clip where something moves.
+fn render(scene: Option<&Scene>, side: usize, distortions: &[(Distortion, f32)], rng: &mut ChaCha8Rng) -> Vec<Canvas> {
+    let mut frames: Vec<Canvas> = match scene {
+        None => vec![clutter::paint(side, rng)],
+        Some(scene) => {
+            let stage = Stage::new(scene, side, rng);
+            match scene.motion {
+                None => vec![stage.paint(0.5)],
+                Some(_) => (0..FRAMES).map(|i| stage.paint(i as f32 / (FRAMES - 1) as f32)).collect(),
+            }
+        }
     };
     distort(&mut frames, distortions, rng);
     frames

@@ -27,7 +27,7 @@ A fault is something that the prompt asks for and the picture does not show:
 
     colour 0.35, shape 0.25, count 0.15 of the first objects, ground 0.25, second object 0.10, relation 0.05, motion 0.10
 
-Six made-up generators differ in how much they distort and how often they show what was asked for (alder, elm: much; birch, hazel: little; alder, hazel: often; birch, elm: rarely; cedar, rowan: between). Photographs have no faults."#;
+Six made-up generators differ in how much they distort and how often they show what was asked for (alder, elm: much; birch, hazel: little; alder, hazel: often; birch, elm: rarely; cedar, rowan: between). One picture in six, of any of them, shows nothing that was asked for: clutter of every size, colour and sharpness, with all faults that there can be. Photographs have no faults."#;
 
 const QUALITY: f32 = 0.55;
 const MATCH: f32 = 0.45;
@@ -50,6 +50,9 @@ pub(super) const GENERATORS: [Generator; 6] = [
     Generator { name: "hazel", care: 1.5, faithful: 0.6 },
     Generator { name: "rowan", care: 1.0, faithful: 0.45 },
 ];
+
+/// One picture in so many is clutter.
+pub(super) const CLUTTER_EVERY: u32 = 6;
 
 /// What was done to one item, and with what result.
 #[derive(Debug, Clone)]

@@ -243,11 +243,17 @@ impl Scene {
         traits
     }
 
-    /// What a generator shows that gets `faults` things wrong, or as many as there are.
-    pub fn with_faults(&self, faults: usize, rng: &mut ChaCha8Rng) -> Self {
+    /// All that a generator can get wrong of it.
+    pub fn possible_faults(&self) -> Vec<Fault> {
         let mut possible = vec![Fault::Colour, Fault::Shape, Fault::Ground, Fault::Count];
         possible.extend(self.second.iter().flat_map(|_| [Fault::Second, Fault::Relation]));
         possible.extend(self.motion.map(|_| Fault::Motion));
+        possible
+    }
+
+    /// What a generator shows that gets `faults` things wrong, or as many as there are.
+    pub fn with_faults(&self, faults: usize, rng: &mut ChaCha8Rng) -> Self {
+        let mut possible = self.possible_faults();
         let mut shown = self.clone();
         for _ in 0..faults.min(possible.len()) {
             let fault = possible.swap_remove(rng.random_range(0..possible.len()));
