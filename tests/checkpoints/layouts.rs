@@ -39,7 +39,7 @@ fn check(bytes: &[u8], stored: impl Fn(f32) -> f32) {
     }
 }
 
-fn embedding(file: &[u8]) -> Vec<f32> {
+fn tower(file: &[u8]) -> TextTower {
     let spec = TextTowerSpec {
         name: "tower".to_owned(),
         weights: "tower.safetensors".to_owned(),
@@ -47,7 +47,11 @@ fn embedding(file: &[u8]) -> Vec<f32> {
         heads: Some(2),
     };
     let weights = Weights::parse("tower.safetensors", file, Device::Cpu, Kind::Float).unwrap();
-    let tower = TextTower::load(&spec, weights).unwrap();
+    TextTower::load(&spec, weights).unwrap()
+}
+
+fn embedding(file: &[u8]) -> Vec<f32> {
+    let tower = tower(file);
     let prompt = TokenIds { ids: [38, 5, 7, 11, 39].into(), truncated: false };
     let embedding = tower.forward(&[&prompt]).unwrap();
     Vec::<f32>::try_from(embedding.flatten(0, 1)).unwrap()
@@ -138,6 +142,31 @@ fn baai_s_names_become_timm_s() {
     let mut renamed: BTreeMap<_, _> = tensors(&whole).into_iter().map(|(key, tensor)| (baai(&key), tensor)).collect();
     renamed.insert("blocks.0.attn.rope.freqs_cos".to_owned(), (vec![2], vec![0; 8]));
     assert_eq!(tensors(&through(&file(&renamed))), tensors(&whole));
+}
+
+/// Long-CLIP has two tables of 248 positions: the first 20 of the one hold, and all others of the other.
+#[test]
+fn a_long_tower_s_positions_are_put_together() {
+    let mut long = tensors(&through(&fs::read(golden("transformers.safetensors")).unwrap()));
+    let width = long["positional_embedding"].0[1];
+    let table = |value: f32| (vec![248, width], value.to_le_bytes().repeat(248 * width));
+    long.insert("positional_embedding".to_owned(), table(1.0));
+    long.insert("positional_embedding_res".to_owned(), table(2.0));
+    let bytes = through(&file(&long));
+    let made = tensors(&bytes);
+    assert!(!made.contains_key("positional_embedding_res"));
+    let (shape, positions) = &made["positional_embedding"];
+    assert_eq!(shape, &[248, width]);
+    let expected = [vec![1.0; 20 * width], vec![2.0; 228 * width]].concat();
+    assert_eq!(f32s(positions), expected);
+
+    // It reads what does not fit into 77 tokens.
+    let ids = |last: u32| [vec![38], vec![5; 200], vec![last, 39]].concat();
+    let prompt = |last: u32| TokenIds { ids: ids(last).into(), truncated: false };
+    let tower = tower(&bytes);
+    assert_eq!(tower.context_length(), 248);
+    let embeddings = tower.forward(&[&prompt(7), &prompt(11)]).unwrap();
+    assert!(f64::try_from((embeddings.get(0) - embeddings.get(1)).abs().max()).unwrap() > 1e-3);
 }
 
 /// The golden tower in transformers' layout after `change`, which is to be refused.

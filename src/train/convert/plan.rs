@@ -20,6 +20,8 @@ pub(super) enum Recipe {
     Stacked([String; 3]),
     /// A matrix, rows for columns.
     Transposed(String),
+    /// So many rows of the first, and what lies below them in the second.
+    Spliced([String; 2], usize),
 }
 
 impl Recipe {
@@ -27,6 +29,7 @@ impl Recipe {
         match self {
             Self::Whole(key) | Self::Transposed(key) => std::slice::from_ref(key),
             Self::Stacked(keys) => keys,
+            Self::Spliced(keys, _) => keys,
         }
     }
 }
@@ -76,7 +79,7 @@ fn check(checkpoint: &Checkpoint, key: &str, expected: &[usize]) -> anyhow::Resu
 fn source_shape(recipe: &Recipe, shape: &[usize]) -> Vec<usize> {
     let mut shape = shape.to_vec();
     match recipe {
-        Recipe::Whole(_) => {}
+        Recipe::Whole(_) | Recipe::Spliced(..) => {}
         Recipe::Stacked(parts) => {
             if let Some(rows) = shape.first_mut() {
                 *rows /= parts.len();

@@ -9,6 +9,10 @@ use crate::train::networks::text_tower;
 /// Before every key of transformers' text tower.
 const HUGGING_FACE: &str = "text_model.";
 
+/// Long-CLIP (<https://arxiv.org/abs/2403.15378>) keeps so many of CLIP's positions and has the others in a table of
+/// their own, `positional_embedding_res`, which is as long.
+const KEPT_POSITIONS: usize = 20;
+
 /// How a checkpoint names its text tower.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Layout {
@@ -89,7 +93,14 @@ pub(super) fn tower(checkpoint: &Checkpoint, layout: Layout) -> anyhow::Result<V
             _ => {}
         }
     }
-    plan(checkpoint, &network, |key| layout.recipe(key), |key| layout.is_foreign(key))
+    let others = format!("{positions}_res");
+    let recipe = |key: &str| match layout.recipe(key) {
+        Recipe::Whole(first) if first == positions && checkpoint.contains(&others) => {
+            Recipe::Spliced([first, others.clone()], KEPT_POSITIONS)
+        }
+        recipe => recipe,
+    };
+    plan(checkpoint, &network, recipe, |key| layout.is_foreign(key))
 }
 
 fn hugging_face(key: &str) -> Recipe {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Context;
@@ -87,11 +88,16 @@ impl Writer<'_> {
     fn all(&mut self, checkpoint: &Checkpoint, header: &[u8], pieces: &[Piece]) -> anyhow::Result<()> {
         self.put(header)?;
         for piece in pieces {
-            for key in piece.recipe.keys() {
+            for (place, key) in piece.recipe.keys().iter().enumerate() {
                 let tensor = checkpoint.tensor(key)?;
+                let count = tensor.shape.iter().product::<usize>();
                 let copied = match piece.recipe {
                     Recipe::Transposed(_) => self.transposed(checkpoint, tensor),
-                    Recipe::Whole(_) | Recipe::Stacked(_) => self.whole(checkpoint, tensor),
+                    Recipe::Whole(_) | Recipe::Stacked(_) => self.part(checkpoint, tensor, 0..count),
+                    Recipe::Spliced(_, rows) => {
+                        let border = (rows * tensor.shape.iter().skip(1).product::<usize>()).min(count);
+                        self.part(checkpoint, tensor, if place == 0 { 0..border } else { border..count })
+                    }
                 };
                 copied.with_context(|| format!("tensor {key}: cannot be read"))?;
             }
@@ -99,12 +105,13 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn whole(&mut self, checkpoint: &Checkpoint, tensor: &Stored) -> io::Result<()> {
-        let (count, each) = (tensor.shape.iter().product::<usize>(), tensor.dtype.bitsize() / 8);
-        let mut bytes = vec![0; count.min(CHUNK) * each];
-        let mut done = 0;
-        while done < count {
-            let now = (count - done).min(CHUNK);
+    /// Those of the tensor's numbers, row by row.
+    fn part(&mut self, checkpoint: &Checkpoint, tensor: &Stored, numbers: Range<usize>) -> io::Result<()> {
+        let each = tensor.dtype.bitsize() / 8;
+        let mut bytes = vec![0; numbers.len().min(CHUNK) * each];
+        let mut done = numbers.start;
+        while done < numbers.end {
+            let now = (numbers.end - done).min(CHUNK);
             let bytes = &mut bytes[..now * each];
             checkpoint.read(tensor, (done * each) as u64, bytes)?;
             self.encode(numbers_of(tensor.dtype, bytes))?;
