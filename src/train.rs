@@ -41,7 +41,7 @@ mod trial;
 pub use ablate::{Arguments as AblateArguments, ablate};
 pub use architecture::Architecture;
 pub use augment::{Augmentation, Change};
-pub use bundle::assemble;
+pub use bundle::{assemble, export};
 pub use check::{Arguments as CheckArguments, check};
 pub use config::device::choose as device;
 pub use convert::{Arguments as ConvertArguments, NumberFormat, run as convert};

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use pcqa::model::Bundle;
 use pcqa::train::{
     AblateArguments, CheckArguments, ConvertArguments, DistilArguments, EnsembleArguments, EvaluateArguments,
-    FitArguments, Preset, ablate, assemble, check, convert, describe, distil, ensemble, evaluate, fetch, fit,
+    FitArguments, Preset, ablate, assemble, check, convert, describe, distil, ensemble, evaluate, export, fetch, fit,
     initialise, pretrain, synth,
 };
 
@@ -57,6 +57,15 @@ enum Command {
         /// The bundle that is compiled in.
         #[arg(long)]
         demo: bool,
+    },
+    /// Write the bundle that is compiled in to a directory, for runs that start from its networks.
+    Export {
+        /// Directory to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Replace a bundle that is there already.
+        #[arg(long)]
+        force: bool,
     },
     /// Write a bundle of made-up, untrained weights, to try and to measure the service with.
     Init {
@@ -180,6 +189,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
         }
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
+        Command::Export { out, force } => show(&export(&out, force)?),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
         Command::Fetch(arguments) => fetch::run(&arguments),

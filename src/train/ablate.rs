@@ -48,7 +48,7 @@ enum Ablation {
 ///
 /// As training and scoring have them.
 pub fn ablate(arguments: &Arguments) -> anyhow::Result<()> {
-    let table = match &arguments.ablation {
+    let comparison = match &arguments.ablation {
         Ablation::Text(trained) => text::text(trained)?,
         Ablation::Mixer(trained) => trained.mixers()?,
         Ablation::Backbone(trained) => trained.backbones()?,
@@ -56,6 +56,6 @@ pub fn ablate(arguments: &Arguments) -> anyhow::Result<()> {
         Ablation::Tta(bundled) => bundled.augmentation()?,
         Ablation::Ensemble(bundled) => bundled.choices()?,
     };
-    println!("{table}");
+    println!("{}", shape::table(&comparison));
     Ok(())
 }

@@ -43,6 +43,20 @@ pub fn assemble(description: &Path, out: &Path, force: bool) -> anyhow::Result<B
     Ok(bundle)
 }
 
+/// Writes the bundle that is compiled in to the directory `out`: for those who start from its networks.
+pub fn export(out: &Path, force: bool) -> anyhow::Result<Bundle> {
+    let bundle = Bundle::demo()?;
+    let staging = Staging::new(out, force)?;
+    for name in bundle.manifest().files.keys() {
+        let path = staging.path().join(name);
+        fs::write(&path, bundle.file(name)?.bytes())
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    let bundle = seal(bundle.manifest(), staging.path())?;
+    staging.publish()?;
+    Ok(bundle)
+}
+
 /// Writes the manifest of a directory that has all its files, and opens it as a server would.
 pub(super) fn seal(manifest: &Manifest, directory: &Path) -> anyhow::Result<Bundle> {
     let text = toml::to_string(manifest).context("the manifest cannot be written as TOML")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::calibrate::Line;
-use super::ensemble::Member;
+use super::ensemble::{Member, Test};
 use super::evaluate::TrackFigures;
 use super::statistics::{Figure, Metrics};
 use crate::model::{Manifest, Track};
@@ -21,8 +21,8 @@ pub(super) struct Card<'a> {
     /// From z to MOS, of each track alone.
     pub(super) fits: &'a BTreeMap<Track, Line>,
     pub(super) calibration_items: usize,
-    /// Name of the data set that the figures are of; None: the calibration's own items.
-    pub(super) test: Option<&'a str>,
+    /// The data set that the figures are of; None: the calibration's own items.
+    pub(super) test: Option<&'a Test>,
 }
 
 impl Card<'_> {
@@ -108,7 +108,11 @@ impl Card<'_> {
     fn write_figures(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "## Figures\n")?;
         match self.test {
-            Some(name) => writeln!(text, "Measured on {name}, which nothing was trained, chosen or calibrated on.")?,
+            Some(Test { name, prompts, known_prompts, .. }) => writeln!(
+                text,
+                "Measured on {name}, which nothing was trained, chosen or calibrated on; of its {prompts} prompts experts \
+                 learnt {known_prompts} with other media."
+            )?,
             None => writeln!(
                 text,
                 "Measured on the items that no expert was trained on. They are also those that the best epochs and the \

@@ -81,7 +81,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Of the run in folder `run`. What an interrupted write left over is removed.
+    /// Of the run in folder `run`. What an interrupted write left over is removed, and what it left undone is done.
     ///
     /// # Errors
     ///
@@ -96,7 +96,11 @@ impl Checkpoints {
                 fs::remove_dir_all(entry.path()).with_context(failed)?;
             }
         }
-        Ok(Self { run: run.to_owned(), directory })
+        let checkpoints = Self { run: run.to_owned(), directory };
+        if let Some((_, progress)) = checkpoints.newest()? {
+            checkpoints.link_and_clean(&progress)?;
+        }
+        Ok(checkpoints)
     }
 
     /// The newest one and how far it is; none before the first was written.
@@ -314,6 +318,20 @@ mod tests {
         let checkpoints = Checkpoints::open(run.path()).unwrap();
         assert_eq!(checkpoints.newest().unwrap().unwrap().1.step, 2);
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn links_that_a_killed_write_did_not_set_are_set_when_the_run_is_opened() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(run.path()).unwrap();
+        checkpoints.save(&at(2, 2), weights(2)).unwrap();
+        let partial = run.path().join(DIRECTORY).join(".partial-4");
+        checkpoints.write(&partial, &at(4, 4), &weights(4)).unwrap();
+        assert_eq!(fs::read(run.path().join("best/weights")).unwrap(), [2]);
+        Checkpoints::open(run.path()).unwrap();
+        for link in ["best/weights", "last/weights"] {
+            assert_eq!(fs::read(run.path().join(link)).unwrap(), [4]);
+        }
     }
 
     #[test]

@@ -144,6 +144,13 @@ impl Default for Recipe {
     }
 }
 
+impl Recipe {
+    /// Items that are on the device at once, while learning and while the held-out ones are judged.
+    pub fn at_once(&self) -> usize {
+        if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }
+    }
+}
+
 /// Number format of the backbone's arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -23,7 +23,7 @@ The loss of an item is the squared error against its normalised MOS and against 
 
 --unlabelled takes folders and lists as --data does, with or without a column mos. Files and prompts (split.by) that are held out are left out of them. Held-out items are judged by their MOS, where there is none by the teacher's opinion.
 
-The student is served as any ensemble, of one expert:
+The student begins as any expert does: as the settings' `bundle` has it, for example the one that `pcqa-train export --out start` writes, or with towers and a backbone of its own ([text], [[experts]]). It is served as any ensemble, of one expert:
   pcqa-train distil --data AIGIQA-20K --unlabelled renders/ --config student.toml --expert image_convnext --out student
   pcqa-train ensemble --runs student --out student-bundle
   pcqa-server --bundle student-bundle";
@@ -154,7 +154,7 @@ fn ask(
         (0..items.len()).filter(|&index| items.get(index).is_some_and(|i| i.track == track)).collect();
     let bar = progress::count("teacher", wanted.len() as u64);
     let mut z = vec![None; items.len()];
-    Judge::each_batch(&loader, &wanted, &bar, |indices, frames| {
+    Judge::each_batch(&loader, track, &wanted, &bar, |indices, frames| {
         let batch: Vec<&Item> = indices.iter().filter_map(|&index| items.get(index)).collect();
         for (&index, said) in indices.iter().zip(judge.z(track, &batch, frames)?) {
             if let Some(place) = z.get_mut(index) {

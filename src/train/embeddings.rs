@@ -134,7 +134,7 @@ fn tokenizer(text: &TextSpec) -> anyhow::Result<Tokenizer> {
 
 /// `[prompts.len(), D]`, not normalised, on the CPU.
 fn embed(spec: &TextTowerSpec, prompts: &[TokenIds], device: Device, cache: &Path) -> anyhow::Result<Tensor> {
-    let mut store = Store::open(cache, &tower_key(spec)?)?;
+    let mut store = Store::open(cache, &tower_key(spec, device)?)?;
     let missing: Vec<&TokenIds> = prompts.iter().filter(|ids| !store.contains(ids)).collect();
     if !missing.is_empty() {
         encode(spec, &missing, device, &mut store)?;
@@ -147,10 +147,11 @@ fn embed(spec: &TextTowerSpec, prompts: &[TokenIds], device: Device, cache: &Pat
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }
 
-/// Everything that an embedding depends on beside the token ids.
-fn tower_key(spec: &TextTowerSpec) -> anyhow::Result<String> {
+/// Everything that an embedding depends on beside the token ids; its last digits, on the kind of device.
+fn tower_key(spec: &TextTowerSpec, device: Device) -> anyhow::Result<String> {
     let weights = file_digest(Path::new(&spec.weights))?;
-    let settings = format!("{weights} {:?} {:?}", spec.activation, spec.heads);
+    let kind = if device == Device::Cpu { "" } else { " gpu" };
+    let settings = format!("{weights} {:?} {:?}{kind}", spec.activation, spec.heads);
     Ok(format!("{:x}", Sha256::digest(settings)))
 }
 

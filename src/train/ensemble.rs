@@ -1,6 +1,7 @@
 //! `pcqa-train ensemble`: trained experts to a bundle that is calibrated for the settings that it will be served with
 //! (Eq. 4), with its provenance and a model card.
 
+mod items;
 mod members;
 mod statistics;
 
@@ -8,13 +9,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use safetensors::Dtype as Stored;
 
+pub(super) use self::items::Test;
+use self::items::{Learnt, calibration, test};
 pub(super) use self::members::Member;
 use super::bundle::seal;
-use super::calibrate::{LEAST_ITEMS, Statistics};
+use super::calibrate::Statistics;
 use super::card::{self, Card};
 use super::config::device;
 use super::dataset::{DatasetArguments, Item};
@@ -23,7 +26,7 @@ use super::fit::{DataChoice, Machine};
 use super::inspect::describe;
 use super::staging::Staging;
 use super::trial;
-use crate::model::{Calibration, Dtype, Manifest, MosScale};
+use crate::model::{Calibration, Dtype, Manifest, MosScale, Track};
 
 /// Bundles trained experts, calibrated on items that none of them was trained on.
 #[derive(Debug, Args)]
@@ -58,6 +61,10 @@ pub struct Arguments {
     /// Upper end of the data set's scale. Default: its highest MOS
     #[arg(long, value_name = "MOS", allow_negative_numbers = true)]
     mos_max: Option<f64>,
+    /// Whose scale the bundle's is: the line from z to MOS is that of this track's items alone. Not needed where the data
+    /// sets of both tracks have one scale
+    #[arg(long, value_name = "TRACK", value_enum)]
+    mos_track: Option<MosTrack>,
     /// Number formats that it will be served in, with commas between them; each is measured. bf16 takes minutes on
     /// processors without it
     #[arg(long, value_name = "FORMAT", value_enum, value_delimiter = ',', default_values = ["f32", "bf16"])]
@@ -91,6 +98,22 @@ impl ServedDtype {
     }
 }
 
+/// Tracks that a scale is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MosTrack {
+    Image,
+    Video,
+}
+
+impl MosTrack {
+    fn track(self) -> Track {
+        match self {
+            Self::Image => Track::Image,
+            Self::Video => Track::Video,
+        }
+    }
+}
+
 /// Number formats of weights in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StoredDtype {
@@ -106,7 +129,9 @@ enum StoredDtype {
 pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
     let device = device::choose(&arguments.device)?;
     let members = members::read(&arguments.runs, arguments.last)?;
-    let held_out = calibration_items(arguments, &members)?;
+    let learnt = Learnt::of(&members, arguments.data.chosen().is_some())?;
+    let held_out = calibration(arguments, &members, &learnt)?;
+    let test = arguments.test.as_ref().map(|path| test(arguments, path, &learnt, &held_out)).transpose()?;
     let staging = Staging::new(&arguments.out, arguments.force)?;
     let directory = staging.path();
     let stored = if arguments.store == StoredDtype::F16 { Stored::F16 } else { Stored::F32 };
@@ -116,8 +141,9 @@ pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
     // Statistics need a bundle that loads, which needs statistics: these are 0 and 1 until they are known.
     let draft = seal(&manifest, directory)?;
     let measured = statistics::measure(&draft, device, &arguments.dtypes(), &held_out, &arguments.machine)?;
+    let line = measured.line(arguments.mos_track.map(MosTrack::track))?;
     manifest.calibration = measured.calibration;
-    (manifest.mos.mean, manifest.mos.std) = (measured.line.mean, measured.line.std);
+    (manifest.mos.mean, manifest.mos.std) = (line.mean, line.std);
     let (low, high) = (manifest.mos.min, manifest.mos.max);
     if !(low..=high).contains(&manifest.mos.mean) {
         bail!("mos.mean: is {}, expected {low} to {high}; --mos-min and --mos-max set the scale", manifest.mos.mean);
@@ -125,19 +151,15 @@ pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
     let bundle = seal(&manifest, directory)?;
     trial::try_out(&bundle)?;
 
-    let test = match &arguments.test {
-        Some(path) => Some(arguments.data_at(path).read()?),
-        None => None,
-    };
     let items = test.as_ref().map_or(held_out.as_slice(), |test| test.items.as_slice());
-    let figures = evaluate::figures(&bundle, items, arguments.machine.decoder())?;
+    let figures = evaluate::figures(&bundle, items, device, &arguments.machine)?;
     let card = Card {
         manifest: &manifest,
         members: &members,
         tracks: &figures,
         fits: &measured.fits,
         calibration_items: held_out.len(),
-        test: test.as_ref().map(|test| test.name.as_str()),
+        test: test.as_ref(),
     };
     let path = directory.join(card::NAME);
     fs::write(&path, card.render()).with_context(|| format!("{}: cannot be written", path.display()))?;
@@ -168,53 +190,22 @@ impl Arguments {
     }
 }
 
-/// The items with a MOS that none of `members` was trained on: of --data, or of the data sets of the runs.
-fn calibration_items(arguments: &Arguments, members: &[Member]) -> anyhow::Result<Vec<Item>> {
-    let mut sources: Vec<DatasetArguments> = arguments.data.chosen().into_iter().collect();
-    if sources.is_empty() {
-        for data in members.iter().filter_map(|member| member.settings.data.as_ref()) {
-            if !sources.contains(data) {
-                sources.push(data.clone());
-            }
-        }
-    }
-    let mut items = Vec::new();
-    for source in &sources {
-        items.extend(source.read()?.items);
-    }
-    let all = items.len();
-    items.retain(|item| {
-        let known = (item.name.clone(), item.prompt.clone());
-        let is_judged = members.iter().any(|member| member.spec.track == item.track);
-        is_judged && item.mos.is_some() && !members.iter().any(|member| member.trained_on.contains(&known))
-    });
-    ensure!(
-        !items.is_empty(),
-        "every one of the {all} items was trained on, has no MOS or no expert: none is left to calibrate with"
-    );
-    for Member { spec, .. } in members {
-        let count = items.iter().filter(|item| item.track == spec.track).count();
-        ensure!(
-            count >= LEAST_ITEMS,
-            "expert {}: of the {} items that no expert was trained on, {count} are {track}s, too few to calibrate \
-             with, expected {LEAST_ITEMS} or more; --data may name a list that has others",
-            spec.name,
-            items.len(),
-            track = spec.track.name()
-        );
-    }
-    Ok(items)
-}
-
 /// The manifest with everything but what has to be measured; weights are still paths.
 fn draft(arguments: &Arguments, members: &[Member], held_out: &[Item]) -> anyhow::Result<Manifest> {
     let first = members.first().context("--runs: is empty")?;
     let out = arguments.out.file_name().map(|name| name.to_string_lossy().into_owned());
-    let known = members.iter().filter_map(|member| member.record.mos_range).flatten();
+    let wanted = arguments.mos_track.map(MosTrack::track);
+    let counts = |track: Track| wanted.is_none_or(|wanted| wanted == track);
+    let of_scale = || members.iter().filter(|member| counts(member.spec.track));
+    let scale = of_scale().next().with_context(|| {
+        let track = wanted.map_or("", Track::name);
+        format!("--mos-track: is {track}, but there is no {track} expert")
+    })?;
+    let known = of_scale().filter_map(|member| member.record.mos_range).flatten();
     let (low, high) = known
-        .chain(held_out.iter().filter_map(|item| item.mos))
+        .chain(held_out.iter().filter(|item| counts(item.track)).filter_map(|item| item.mos))
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), mos| (low.min(mos), high.max(mos)));
-    let mut datasets: Vec<&str> = members.iter().map(|member| member.record.dataset.as_str()).collect();
+    let mut datasets: Vec<&str> = of_scale().map(|member| member.record.dataset.as_str()).collect();
     datasets.dedup();
     let experts: Vec<_> = members.iter().map(|member| member.spec.clone()).collect();
     let dtypes: Vec<String> = arguments.dtypes().iter().map(|dtype| dtype.name().to_owned()).collect();
@@ -238,8 +229,8 @@ fn draft(arguments: &Arguments, members: &[Member], held_out: &[Item]) -> anyhow
         max_frames: first.settings.max_frames,
         mos: MosScale {
             dataset: datasets.join(", "),
-            mean: first.record.normal.mean,
-            std: first.record.normal.std,
+            mean: scale.record.normal.mean,
+            std: scale.record.normal.std,
             min: arguments.mos_min.unwrap_or(low),
             max: arguments.mos_max.unwrap_or(high),
         },

@@ -8,17 +8,22 @@ mod system;
 mod table;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use tch::Device;
 
 use self::outcome::{Outcome, TrackOutcome};
 use self::predictions::PredictionsFile;
 use self::scoring::ScoringOptions;
 pub use self::table::table;
+use super::config::device;
 use super::dataset::{DatasetArguments, Item};
-use super::loader::decoder_beside_this;
+use super::fit::Machine;
+use super::loader::{LoaderOptions, decoder_beside_this};
 use super::report::Thumbnails;
 use super::statistics::Metrics;
 use crate::model::{Bundle, Track};
@@ -33,7 +38,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
     /// Score nothing: compare the systems of --predictions alone
-    #[arg(long, requires = "predictions", conflicts_with_all = ["bundle", "predict_to", "no_tta", "shuffle_prompts"])]
+    #[arg(long, requires = "predictions", conflicts_with_all = ["bundle", "predict_to", "no_tta", "shuffle_prompts", "device", "loaders"])]
     no_bundle: bool,
     /// Predictions of another system, which become a row of the table under NAME (default: the file's): CSV with the
     /// columns `name` and `score`, or these two without a header. May be given again
@@ -55,6 +60,12 @@ pub struct Arguments {
     /// Write one JSON object with every figure instead of tables
     #[arg(long)]
     json: bool,
+    /// Where to compute: cpu, cuda, cuda:N, auto
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Threads that read and decode. Default: one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    loaders: Option<u16>,
     /// The pcqa-decoder program, which opens videos
     #[arg(long, value_name = "FILE", default_value_os_t = decoder_beside_this())]
     decoder: PathBuf,
@@ -71,7 +82,7 @@ SRCC, PLCC, KRCC are Spearman's, Pearson's and Kendall's (tau-b) correlations. `
 Items that cannot be read are left out, listed on standard error and counted.
 
 Examples:
-  pcqa-train evaluate --data AIGIQA-20K/val
+  pcqa-train evaluate --data AGIQA-3K
   pcqa-train evaluate --data T2VQA-DB --bundle out/bundle --report out/report --json > out/figures.json
   pcqa-train evaluate --data AGIQA-3K --column mos_align --predictions StairIQA=stair.csv --predictions simple.csv
   pcqa-train evaluate --data unlabelled.csv --predict-to scores.csv";
@@ -87,29 +98,45 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
     let data = arguments.data.read()?;
     let predictions = arguments.predictions.iter().map(PredictionsFile::read).collect::<anyhow::Result<Vec<_>>>()?;
     predictions.iter().try_for_each(|predictions| predictions.check_use(&data.items))?;
-    let is_labelled = data.items.iter().any(|item| item.mos.is_some());
-    if !is_labelled && arguments.predict_to.is_none() {
-        bail!(
-            "{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores",
-            data.list.display()
-        );
-    }
     let bundle = match (arguments.no_bundle, &arguments.bundle) {
         (true, _) => None,
         (false, Some(directory)) => Some(Bundle::open(directory).with_context(|| directory.display().to_string())?),
         (false, None) => Some(Bundle::demo()?),
     };
 
-    let mut outcome = Outcome::new(&data, bundle.as_ref());
-    for (track, items) in by_track(&data.items) {
+    let options = ScoringOptions {
+        tta: !arguments.no_tta,
+        shuffle_prompts: arguments.shuffle_prompts,
+        device: if bundle.is_some() { device::choose(&arguments.device)? } else { Device::Cpu },
+        loaders: arguments.loaders.map_or_else(|| LoaderOptions::default().threads, usize::from),
+        decoder: arguments.decoder.clone(),
+    };
+    let (mut tracks, mut left_out) = (by_track(&data.items), Vec::new());
+    if let Some(bundle) = &bundle {
+        tracks.retain(|(track, items)| {
+            let is_scored = has_expert(bundle, *track);
+            if !is_scored {
+                let sentence = format!("{} {}s, which no expert of the bundle scores", items.len(), track.name());
+                eprintln!("left out: {sentence}");
+                left_out.push(sentence);
+            }
+            is_scored
+        });
+        ensure!(!tracks.is_empty(), "{}: has nothing that the bundle scores", data.list.display());
+    }
+    let is_labelled = tracks.iter().any(|(_, items)| items.iter().any(|item| item.mos.is_some()));
+    if !is_labelled && arguments.predict_to.is_none() {
+        bail!(
+            "{}: has no MOS, so there is nothing to compare with; --predict-to FILE writes scores",
+            data.list.display()
+        );
+    }
+    arguments.check_places()?;
+    let mut outcome = Outcome::new(&data, bundle.as_ref(), left_out);
+    for (track, items) in tracks {
         let mut systems = Vec::new();
         if let Some(bundle) = &bundle {
-            let options = ScoringOptions {
-                tta: !arguments.no_tta,
-                shuffle_prompts: arguments.shuffle_prompts,
-                decoder: arguments.decoder.clone(),
-            };
-            let scored = scoring::score(bundle, track, &items, options)?;
+            let scored = scoring::score(bundle, track, &items, &options)?;
             ensure!(
                 scored.failed.len() < items.len(),
                 "none of the {} {}s can be scored; the first: {}",
@@ -126,6 +153,13 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
         systems.extend(predictions.iter().map(|predictions| predictions.system(&items)));
         outcome.tracks.push(TrackOutcome::new(track, items, systems));
     }
+    let text = match (arguments.json, is_labelled) {
+        (true, _) => serde_json::to_string_pretty(&outcome.json())? + "\n",
+        (false, true) => outcome.text(),
+        (false, false) => String::new(),
+    };
+    // First what needs no file, and whatever becomes of it: the scores may have taken hours.
+    let printed = io::stdout().write_all(text.as_bytes());
     if let Some(file) = &arguments.predict_to {
         predictions::write(file, &outcome)?;
     }
@@ -134,12 +168,26 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
         let path = super::report::write(directory, &outcome.report(), &mut thumbnails)?;
         eprintln!("report: {}", path.display());
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&outcome.json())?);
-    } else if is_labelled {
-        print!("{}", outcome.text());
+    printed.context("the figures cannot be printed")
+}
+
+impl Arguments {
+    /// Whether there is a place for what is to be written, before anything is scored.
+    fn check_places(&self) -> anyhow::Result<()> {
+        if let Some(directory) = &self.report {
+            fs::create_dir_all(directory).with_context(|| format!("{}: cannot be made", directory.display()))?;
+        }
+        let folder = self.predict_to.as_ref().and_then(|file| file.parent());
+        if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
+            ensure!(folder.is_dir(), "--predict-to: {}: is no folder", folder.display());
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Whether `bundle` scores items of `track`.
+fn has_expert(bundle: &Bundle, track: Track) -> bool {
+    bundle.manifest().experts.iter().any(|expert| expert.track == track)
 }
 
 /// One track's table: every system's name and figures.
@@ -150,14 +198,20 @@ pub(super) type TrackFigures = (Track, Vec<(String, Metrics)>);
 ///
 /// # Errors
 /// A bundle or items that cannot be used.
-pub(super) fn figures(bundle: &Bundle, items: &[Item], decoder: PathBuf) -> anyhow::Result<Vec<TrackFigures>> {
+pub(super) fn figures(
+    bundle: &Bundle,
+    items: &[Item],
+    device: Device,
+    machine: &Machine,
+) -> anyhow::Result<Vec<TrackFigures>> {
+    let (loaders, decoder) = (machine.loaders(), machine.decoder());
+    let options = ScoringOptions { tta: true, shuffle_prompts: true, device, loaders, decoder };
     let mut all = Vec::new();
     for (track, items) in by_track(items) {
-        if !bundle.manifest().experts.iter().any(|expert| expert.track == track) {
+        if !has_expert(bundle, track) {
             continue;
         }
-        let options = ScoringOptions { tta: true, shuffle_prompts: true, decoder: decoder.clone() };
-        let scored = scoring::score(bundle, track, &items, options)?;
+        let scored = scoring::score(bundle, track, &items, &options)?;
         name_failures(&scored.failed, items.len());
         all.push((track, TrackOutcome::new(track, items, scored.systems).rows()));
     }

@@ -13,8 +13,10 @@ mod history;
 mod learner;
 mod publish;
 mod record;
+mod scale;
 mod session;
 mod setup;
+mod signals;
 mod start;
 mod words;
 
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use walkdir::WalkDir;
 
 pub use self::choice::DataChoice;
 pub use self::goals::Normal;
@@ -59,8 +62,8 @@ pub struct Arguments {
     /// track that the data have no items of are skipped. Not needed where there is one
     #[arg(long, value_name = "NAME[,NAME...]")]
     expert: Option<String>,
-    /// Go on with the run in --out, or with every run that was begun in a folder of it, with the settings and the data
-    /// that each has. Experts of `--expert all` that were not begun are trained by the first command again
+    /// Go on with the run in --out, or with every run that was begun in its folders, of experts and of their folds, with
+    /// the settings and the data that each has. Experts of `--expert all` that were not begun are trained by the first command again
     #[arg(long, conflicts_with_all = ["config", "data", "folds", "fold"])]
     resume: bool,
     /// Cross-validation: deal the items into so many parts and hold each of them out once, one run after the other in
@@ -245,32 +248,36 @@ fn resume(arguments: &Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     match (&arguments.expert, is_run(out)) {
         (_, true) => drop(go_on(out, &arguments.machine)?),
-        (Some(name), false) if !experts::are_several(name) => drop(go_on(&out.join(name), &arguments.machine)?),
-        _ => {
-            let folders = runs_in(out)?;
+        (name, false) => {
+            let named = name.as_deref().filter(|name| !experts::are_several(name)).map(|name| out.join(name));
+            let folders = match named {
+                Some(folder) if is_run(&folder) => vec![folder],
+                Some(folder) => runs_in(&folder)?,
+                None => runs_in(out)?,
+            };
             for folder in &folders {
                 go_on(folder, &arguments.machine)?;
             }
-            let (shown, count) = (out.display(), folders.len());
-            eprintln!("{shown}: {count} runs are finished; the first command again begins those that are missing");
+            if folders.len() > 1 {
+                let (shown, count) = (out.display(), folders.len());
+                eprintln!("{shown}: {count} runs are finished; the first command again begins those that are missing");
+            }
         }
     }
     Ok(())
 }
 
-/// The folders in `out` that hold a run.
+/// The folders in `out` that hold a run, an expert's or, in its folder, one of its folds.
 fn runs_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shown = out.display();
-    let entries = fs::read_dir(out).with_context(|| format!("{shown}: cannot be read"))?;
     let mut folders = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("{shown}: cannot be read"))?.path();
-        if is_run(&path) {
-            folders.push(path);
+    for entry in WalkDir::new(out).min_depth(1).max_depth(2).sort_by_file_name() {
+        let entry = entry.with_context(|| format!("{shown}: cannot be read"))?;
+        if is_run(entry.path()) {
+            folders.push(entry.into_path());
         }
     }
-    ensure!(!folders.is_empty(), "{shown}: holds no run, nor does a folder in it");
-    folders.sort();
+    ensure!(!folders.is_empty(), "{shown}: holds no run, nor do the folders in it");
     Ok(folders)
 }
 

@@ -14,8 +14,17 @@ use crate::media::Frames;
 use crate::model::{Bundle, Ensemble, LoadOptions, Track};
 use crate::text::{TokenIds, Tokenizer};
 
-/// Items that are on the device at once.
-const BATCH: usize = 16;
+/// Items that are on the device at once: pictures, or clips, each of up to a bundle's most frames.
+const IMAGES: usize = 16;
+const VIDEOS: usize = 2;
+
+/// How many items of `track` are judged at once.
+pub(super) fn batch(track: Track) -> usize {
+    match track {
+        Track::Image => IMAGES,
+        Track::Video => VIDEOS,
+    }
+}
 
 /// A bundle's experts with what they have read so far.
 pub(super) struct Judge {
@@ -57,15 +66,16 @@ impl Judge {
         &self.ensemble
     }
 
-    /// Hands the items `indices`, all of one track, over in batches: indices, frames and prompt embeddings. Those that
+    /// Hands the items `indices`, all of `track`, over in batches: indices, frames and prompt embeddings. Those that
     /// cannot be read are said on stderr and left out.
     pub(super) fn each_batch(
         loader: &Loader,
+        track: Track,
         indices: &[usize],
         bar: &ProgressBar,
         mut action: impl FnMut(&[usize], &[&Frames]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        for loaded in loader.run(indices.chunks(BATCH).map(<[usize]>::to_vec).collect(), 0) {
+        for loaded in loader.run(indices.chunks(batch(track)).map(<[usize]>::to_vec).collect(), 0) {
             for (_, problem) in &loaded.failed {
                 eprintln!("{problem}; left out");
             }

@@ -28,6 +28,8 @@ pub struct Report {
     pub facts: Vec<(String, String)>,
     /// How the run went, for a training run.
     pub charts: Vec<Chart>,
+    /// What was compared, for an ablation.
+    pub comparison: Option<Comparison>,
     /// What came of it, one section for each track.
     pub sections: Vec<Section>,
 }
@@ -52,6 +54,17 @@ pub struct Series {
     pub label: String,
     /// Steps and values; values that are not finite are left out.
     pub points: Vec<(f64, f64)>,
+}
+
+/// A table as the paper has its ablations: a row for each system; SRCC, PLCC and main score under each heading.
+#[derive(Debug, Clone, Default)]
+pub struct Comparison {
+    /// Over the columns that say what a row is of.
+    pub labels: Vec<&'static str>,
+    /// What was varied from left to right; an empty one where nothing was.
+    pub headings: Vec<&'static str>,
+    /// A label for each of `labels`, figures for each of `headings`.
+    pub rows: Vec<(Vec<String>, Vec<Option<Metrics>>)>,
 }
 
 /// How well one set of items was judged.

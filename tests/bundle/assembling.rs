@@ -1,10 +1,10 @@
-//! `pcqa-train bundle` and `pcqa-train init`.
+//! `pcqa-train bundle`, `pcqa-train export` and `pcqa-train init`.
 
 use crate::support::*;
 use pcqa::media::{FrameStack, Frames};
 use pcqa::model::{Bundle, Dtype, Ensemble, LoadOptions, Track};
 use pcqa::text::Tokenizer;
-use pcqa::train::{Preset, assemble, initialise};
+use pcqa::train::{Preset, assemble, export, initialise};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::BTreeMap;
@@ -201,6 +201,18 @@ fn init_writes_the_same_twice_and_another_for_another_seed() {
     let differs = |name: &&String| first.manifest().files[*name] != other.manifest().files[*name];
     let names = first.manifest().files.keys().filter(|name| name.ends_with(".safetensors"));
     assert!(names.clone().count() > 0 && names.clone().all(|name| differs(&name)));
+}
+
+#[test]
+fn export_writes_the_compiled_in_bundle() {
+    let root = TempDir::new().unwrap();
+    let out = root.path().join("out");
+    let written = export(&out, false).unwrap();
+    let demo = Bundle::demo().unwrap();
+    assert_eq!(written.digest(), demo.digest());
+    assert_eq!(Bundle::open(&out).unwrap().manifest(), demo.manifest());
+    let again = format!("{:#}", export(&out, false).unwrap_err());
+    assert!(again.contains("out"), "{again}");
 }
 
 #[test]

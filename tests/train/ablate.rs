@@ -50,17 +50,36 @@ fn text_towers_are_compared_frozen_and_trainable() {
 fn sides_are_compared_with_a_plot() {
     let run = Run::new(SETTINGS);
     let output = succeed(&mut table(&run, &["resolution", "--sides", "56,112"], &["--expert", "image_eva02"]));
-    assert!(figures(&output).contains("56") && figures(&output).contains("112"));
-    assert!(run.folder().join("report.html").is_file());
+    let (page, shown) = (fs::read_to_string(run.folder().join("report.html")).unwrap(), figures(&output));
+    for side in ["56", "112"] {
+        // The main score is the last figure of the line, in the terminal and on the page.
+        let line = shown.lines().find(|line| line.split_whitespace().nth(1) == Some(side)).unwrap();
+        let main = line.split_whitespace().last().unwrap();
+        let row = page.split("<tr>").find(|row| row.contains(&format!("<th>{side}</th>"))).unwrap();
+        assert!(row.contains(&format!("<td>{main}<")), "{main}: {row}");
+    }
+}
+
+#[test]
+fn backbones_are_compared_by_size_and_with_what_needs_no_pixel() {
+    let run = Run::new(&SETTINGS.replace("[recipe]", "[split]\nheld_out = 0.75\n[recipe]"));
+    let output = succeed(&mut table(&run, &["backbone"], &["--expert", "image_eva02"]));
+    let (page, shown) = (fs::read_to_string(run.folder().join("report.html")).unwrap(), figures(&output));
+    assert!(shown.contains("0.20 M") && page.contains("<th>0.20 M</th>"), "{shown}");
+    assert!(page.contains("millions of parameters"));
+    assert!(shown.contains("floor: prompt") && page.contains(r#"<tr class="floor"><th>floor: prompt</th>"#), "{shown}");
 }
 
 #[test]
 fn a_bundle_is_taken_apart() {
     for (kind, parts) in
-        [("tta", ["with TTA", "ensemble"]), ("ensemble", ["image_convnext + image_eva02", "without TTA"])]
+        [("tta", ["with TTA", "floor: prompt"]), ("ensemble", ["image_convnext + image_eva02", "without TTA"])]
     {
         let mut command = train(&["ablate", kind, "--loaders", "1", "--data"]);
-        command.arg(MATERIAL.path("few")).arg("--bundle").arg(MATERIAL.path("bundle"));
+        command
+            .arg(MATERIAL.path(if kind == "tta" { "data" } else { "few" }))
+            .arg("--bundle")
+            .arg(MATERIAL.path("bundle"));
         let output = succeed(&mut command);
         let table = figures(&output);
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");

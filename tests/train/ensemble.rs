@@ -55,6 +55,17 @@ fn runs_become_a_calibrated_bundle_with_a_card() {
         assert!(card.contains(part), "{part}");
     }
 
+    assert!(card.contains("of its 1 prompts experts learnt"), "{card}");
+
+    // Of data of both tracks, the one that it has no expert for is left out.
+    let scenes = out.with_file_name("scenes");
+    succeed(train(&["synth", "--images", "8", "--videos", "2", "--out"]).arg(&scenes));
+    let mut evaluate = train(&["evaluate", "--no-tta", "--data"]);
+    let output = succeed(evaluate.arg(&scenes).arg("--bundle").arg(&out));
+    let said = stderr(&output);
+    assert!(said.contains("left out: 2 videos, which no expert of the bundle scores"), "{said}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("Images: 8 items"));
+
     // What it predicts for the items that it was calibrated on has their mean MOS, as a line of least squares has.
     let scores = out.with_file_name("scores.csv");
     let mut evaluate = train(&["evaluate", "--no-tta"]);
@@ -84,6 +95,15 @@ fn what_does_not_belong_together_is_refused() {
     assert!(!out.exists());
     let (_directory, _, mut command) = bundle(&[Path::new("nowhere")], &[]);
     assert!(refuse(&mut command).contains("nowhere"));
+
+    // What was learnt from judges nobody.
+    let (_directory, out, mut command) = bundle(&[&folder], &["--test", &MATERIAL.path("data")]);
+    let said = refuse(&mut command);
+    assert!(said.contains("48 are among those that the experts were trained, chosen or calibrated on"), "{said}");
+    assert!(!out.exists());
+    let (_directory, _, mut command) = bundle(&[&folder], &["--mos-track", "video"]);
+    let said = refuse(&mut command);
+    assert!(said.contains("--mos-track: is video, but there is no video expert"), "{said}");
 
     // Opinions turned round, of prompts that it was not trained on.
     let turned = tempfile::tempdir().unwrap();

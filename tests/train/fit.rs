@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -66,6 +67,49 @@ fn a_run_that_is_killed_goes_on_as_if_it_had_not_been() {
     }
 }
 
+#[test]
+fn a_run_that_is_told_to_stop_keeps_its_last_step() {
+    // Long, so that it is not at its end before it is told; no checkpoint but those of epochs and the one of the stop.
+    let settings = SHORT.replace("epochs = 3", "epochs = 12").replace("checkpoint_steps = 3", "checkpoint_steps = 0");
+    let whole = Run::new(&settings);
+    succeed(&mut whole.begin(&[]));
+    for signal in [Signal::INT, Signal::TERM] {
+        let stopped = Run::new(&settings);
+        let child = stopped.begin(&[]).spawn().unwrap();
+        while stopped.steps() < 2 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let ending = child.wait_with_output().unwrap();
+        assert_eq!(ending.status.code(), Some(1));
+        let (steps, said) = (stopped.losses().len(), stderr(&ending));
+        assert!(said.contains(&format!("stopped by a signal after step {steps} of 108")), "{said}");
+        succeed(&mut stopped.resume());
+        assert_eq!(stopped.losses(), whole.losses());
+    }
+}
+
+#[test]
+fn half_precision_goes_on_with_its_loss_scale() {
+    let settings = SHORT.replace("learning_rate", "precision = \"fp16\"\nlearning_rate");
+    let whole = Run::new(&settings);
+    succeed(&mut whole.begin(&[]));
+    let killed = Run::new(&settings);
+    let mut child = killed.begin(&[]).spawn().unwrap();
+    if !kill_after(&mut child, &killed, 5) {
+        succeed(&mut killed.resume());
+    }
+    assert_eq!(killed.losses(), whole.losses());
+    let progress = |run: &Run| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(run.folder().join("last/progress.json")).unwrap()).unwrap()
+    };
+    assert_eq!(progress(&killed), progress(&whole));
+    // A step may overflow, which halves the scale and is left out; most do not.
+    let scale = &progress(&whole)["loss_scale"];
+    let (scale, good) = (scale["scale"].as_f64().unwrap(), scale["good"].as_u64().unwrap());
+    assert!((1024.0..=65536.0).contains(&scale) && good > 9, "{scale} {good}");
+}
+
 /// Kills `child` as soon as `run` has `steps` lines; true where it ended by itself first.
 fn kill_after(child: &mut Child, run: &Run, steps: u64) -> bool {
     loop {
@@ -73,8 +117,7 @@ fn kill_after(child: &mut Child, run: &Run, steps: u64) -> bool {
             assert!(status.success());
             return true;
         }
-        let text = fs::read_to_string(run.folder().join("steps.csv")).unwrap_or_default();
-        if text.lines().count() as u64 > steps {
+        if run.steps() >= steps {
             child.kill().unwrap();
             child.wait().unwrap();
             return false;
@@ -222,10 +265,43 @@ fn cross_validation_holds_every_part_out_and_sums_up() {
     };
     assert_eq!([items("mean of the folds"), items("all folds together")], ["48", "48"]);
     assert_eq!(["fold 0", "fold 1", "fold 2"].map(|name| items(name).parse::<u32>().unwrap()).iter().sum::<u32>(), 48);
+    assert_eq!(items("floor: prompt"), "48");
     // Runs that are done stay as they are, and the table is the same.
     let again = String::from_utf8(succeed(&mut run.begin(&["--folds", "3"])).stdout).unwrap();
     let table = |page: &str| page[page.find("every part held out once").unwrap()..].to_owned();
     assert_eq!(table(&again), table(&page));
+    let said = stderr(&succeed(&mut run.resume()));
+    assert!(said.contains("3 runs are finished"), "{said}");
+}
+
+#[test]
+fn a_run_goes_on_with_the_towers_that_it_began_with_alone() {
+    let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
+    let towers = run.directory.path().join("towers");
+    let written = |seed: &str| {
+        let mut init = train(&["init", "--seed", seed, "--force", "--out"]);
+        succeed(init.arg(&towers));
+    };
+    written("2");
+    let settings = run.directory.path().join("settings.toml");
+    let all = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, all.replace(&MATERIAL.path("bundle"), &towers.to_string_lossy())).unwrap();
+    succeed(&mut run.begin(&[]));
+    succeed(&mut run.resume());
+    written("3");
+    let said = refuse(&mut run.resume());
+    assert!(said.contains("is not the file that the run began with, whose SHA-256 is"), "{said}");
+    let mut ensemble = train(&["ensemble", "--dtypes", "f32", "--runs"]);
+    let said = refuse(ensemble.arg(run.folder()).arg("--out").arg(run.directory.path().join("ensemble")));
+    assert!(said.contains("is not the text tower that the experts learnt with"), "{said}");
+}
+
+#[test]
+fn items_that_all_belong_together_cannot_be_split() {
+    let run = Run::new("[split]\nby = \"generator\"\n[recipe]\nepochs = 1\nbatch = 16\n");
+    let said = refuse(&mut run.begin(&[]));
+    assert!(said.contains("split.by: is generator, but all 48 items belong together by it"), "{said}");
+    assert!(!run.folder().exists());
 }
 
 fn copy(from: &Path, to: &Path) {

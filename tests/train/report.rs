@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pcqa::train::report::{Chart, Report, Section, Series, Thumbnails, write};
+use pcqa::train::report::{Chart, Comparison, Report, Section, Series, Thumbnails, write};
 use pcqa::train::statistics::{Judged, Metrics};
 use roxmltree::{Document, ParsingOptions};
 
@@ -67,6 +67,11 @@ fn full(folder: &Path) -> Report {
         title: HOSTILE.to_owned(),
         facts: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
         charts: vec![chart, Chart::default()],
+        comparison: Some(Comparison {
+            labels: vec![HOSTILE],
+            headings: vec![HOSTILE, ""],
+            rows: vec![(vec![HOSTILE.to_owned()], vec![rows.first().map(|(_, metrics)| metrics.clone()), None])],
+        }),
         sections: vec![Section { title: "Images".to_owned(), rows, judged }, Section::default()],
     }
 }

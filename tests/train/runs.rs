@@ -94,6 +94,12 @@ impl Run {
         command
     }
 
+    /// Lines so far, of a run that may be writing.
+    pub fn steps(&self) -> u64 {
+        let text = fs::read_to_string(self.folder().join("steps.csv")).unwrap_or_default();
+        text.lines().skip(1).count() as u64
+    }
+
     /// Step and loss of every line.
     pub fn losses(&self) -> Vec<(u64, String)> {
         let text = fs::read_to_string(self.folder().join("steps.csv")).unwrap_or_default();

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use comfy_table::Table;
 
-use super::shape::table;
 use crate::model::{Bundle, Dtype, ExpertSpec, LoadOptions, Track};
 use crate::train::calibrate::Statistics;
 use crate::train::config::device;
 use crate::train::dataset::{DatasetArguments, Item};
 use crate::train::fit::Machine;
+use crate::train::floors::floors;
 use crate::train::judging::{Judge, Views, judged};
 use crate::train::loader::{Loader, LoaderOptions};
 use crate::train::progress;
+use crate::train::report::Comparison;
 use crate::train::statistics::Metrics;
 
 /// Experts of a bundle that are chosen among: all choices of more would be too many rows.
@@ -51,7 +51,7 @@ struct Expert {
 
 impl Bundled {
     /// Table 5.
-    pub(super) fn augmentation(&self) -> anyhow::Result<Table> {
+    pub(super) fn augmentation(&self) -> anyhow::Result<Comparison> {
         let mut rows = Vec::new();
         for opinions in self.opinions()? {
             for (place, expert) in opinions.experts.iter().enumerate() {
@@ -59,12 +59,13 @@ impl Bundled {
             }
             let all: Vec<usize> = (0..opinions.experts.len()).collect();
             rows.push((vec![opinions.track.name().to_owned(), "ensemble".to_owned()], opinions.figures(&all)));
+            rows.extend(opinions.floors());
         }
-        Ok(table(&["track", "expert"], &["without TTA", "with TTA"], &rows))
+        Ok(Comparison { labels: vec!["track", "expert"], headings: vec!["without TTA", "with TTA"], rows })
     }
 
     /// Table 6.
-    pub(super) fn choices(&self) -> anyhow::Result<Table> {
+    pub(super) fn choices(&self) -> anyhow::Result<Comparison> {
         let mut rows = Vec::new();
         for opinions in self.opinions()? {
             let count = opinions.experts.len();
@@ -81,8 +82,9 @@ impl Bundled {
                     choice.iter().filter_map(|&place| Some(opinions.experts.get(place)?.name.as_str())).collect();
                 rows.push((vec![opinions.track.name().to_owned(), names.join(" + ")], opinions.figures(&choice)));
             }
+            rows.extend(opinions.floors());
         }
-        Ok(table(&["track", "experts"], &["without TTA", "with TTA"], &rows))
+        Ok(Comparison { labels: vec!["track", "experts"], headings: vec!["without TTA", "with TTA"], rows })
     }
 
     fn opinions(&self) -> anyhow::Result<Vec<Opinions>> {
@@ -132,7 +134,7 @@ impl Bundled {
         let bar = progress::count("scoring", items.len() as u64);
         let wanted: Vec<usize> = (0..items.len()).collect();
         let (mut seen, mut raw): (Vec<Item>, Vec<Vec<Views>>) = (Vec::new(), Vec::new());
-        Judge::each_batch(&loader, &wanted, &bar, |indices, frames| {
+        Judge::each_batch(&loader, track, &wanted, &bar, |indices, frames| {
             let batch: Vec<&Item> = indices.iter().filter_map(|&index| items.get(index)).collect();
             raw.extend(judge.raw(track, &batch, frames)?);
             seen.extend(batch.into_iter().cloned());
@@ -152,6 +154,15 @@ impl Bundled {
 }
 
 impl Opinions {
+    /// What can be had of the same items without looking at a pixel.
+    fn floors(&self) -> Vec<(Vec<String>, Vec<Option<Metrics>>)> {
+        let judged: Vec<_> = self.items.iter().filter_map(|item| Some(judged(item, item.mos?, 0.0))).collect();
+        let row = |(name, metrics): (&str, Metrics)| {
+            (vec![self.track.name().to_owned(), name.to_owned()], vec![Some(metrics); 2])
+        };
+        floors(&judged).into_iter().map(row).collect()
+    }
+
     /// Of the mean z of the experts at `places`, without and with test-time augmentation.
     fn figures(&self, places: &[usize]) -> Vec<Option<Metrics>> {
         let figures = |setting: usize| {

@@ -1,11 +1,36 @@
-//! Tables as the paper has them: a row for each system, SRCC, PLCC and main score under each heading.
+//! Tables as the paper has them, for terminals.
+
+use std::collections::BTreeMap;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use crate::train::statistics::{Figure, Metrics};
+use crate::model::Track;
+use crate::train::floors::floors;
+use crate::train::report::Comparison;
+use crate::train::statistics::{Figure, Judged, Metrics};
 
-/// A table whose rows have `labels` and then, for each of `headings`, three figures.
-pub(super) fn table(labels: &[&str], headings: &[&str], rows: &[(Vec<String>, Vec<Option<Metrics>>)]) -> Table {
+/// What can be had of the same items without looking at a pixel, by track: a row each, the same under all `headings`.
+pub(super) fn floor_rows(
+    judged: &BTreeMap<Track, Vec<Judged>>,
+    labels: usize,
+    headings: usize,
+) -> Vec<(Vec<String>, Vec<Option<Metrics>>)> {
+    let several = judged.len() > 1;
+    let of_track = |(track, judged): (&Track, &Vec<Judged>)| {
+        let track = if several { format!(", {}s", track.name()) } else { String::new() };
+        floors(judged).into_iter().map(move |(name, metrics)| {
+            let mut names = vec![String::new(); labels];
+            if let Some(first) = names.first_mut() {
+                *first = format!("{name}{track}");
+            }
+            (names, vec![Some(metrics); headings])
+        })
+    };
+    judged.iter().flat_map(of_track).collect()
+}
+
+pub(super) fn table(comparison: &Comparison) -> Table {
+    let Comparison { labels, headings, rows } = comparison;
     let mut table = Table::new();
     let mut header: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
     for heading in headings {

@@ -3,22 +3,22 @@
 use std::fs;
 
 use anyhow::{Context, ensure};
-use comfy_table::Table;
 use safetensors::SafeTensors;
 
-use super::shape::table;
-use super::trained::Trained;
+use super::shape::floor_rows;
+use super::trained::{Seen, Trained};
 use crate::model::TextTowerSpec;
+use crate::train::report::Comparison;
 
 /// Endings of the keys of learnt positions, in all layouts of text towers.
 const POSITIONS: [&str; 2] = ["positional_embedding", "position_embedding.weight"];
 
 /// The first expert of the settings with each choice of the settings' towers.
-pub(super) fn text(trained: &Trained) -> anyhow::Result<Table> {
+pub(super) fn text(trained: &Trained) -> anyhow::Result<Comparison> {
     let settings = trained.settings()?;
     let expert = settings.experts.first().context("experts: is empty")?;
     let text = settings.text.as_ref().context("text: is missing")?;
-    let mut rows = Vec::new();
+    let (mut rows, mut seen) = (Vec::new(), Seen::new());
     for (places, learns) in choices(text.towers.len()) {
         let towers: Vec<TextTowerSpec> = places.iter().filter_map(|&place| text.towers.get(place)).cloned().collect();
         let names: Vec<&str> = towers.iter().map(|tower| tower.name.as_str()).collect();
@@ -26,7 +26,7 @@ pub(super) fn text(trained: &Trained) -> anyhow::Result<Table> {
         let name = format!("{}-{}-{how}", expert.name, names.join("-"));
         let lengths = towers.iter().map(positions).collect::<anyhow::Result<Vec<_>>>()?;
         let length = lengths.into_iter().min().unwrap_or(text.context_length);
-        let metrics = trained.cell(&settings, expert, &name, |settings, expert| {
+        let metrics = trained.cell(&settings, expert, &name, &mut seen, |settings, expert| {
             if let Some(text) = &mut settings.text {
                 (text.towers, text.context_length) = (towers.clone(), length);
             }
@@ -35,7 +35,8 @@ pub(super) fn text(trained: &Trained) -> anyhow::Result<Table> {
         })?;
         rows.push((vec![names.join(" + "), length.to_string(), how.to_owned()], vec![Some(metrics)]));
     }
-    Ok(table(&["text encoder", "tokens", ""], &[""], &rows))
+    rows.extend(floor_rows(&seen, 3, 1));
+    Ok(Comparison { labels: vec!["text encoder", "tokens", ""], headings: vec![""], rows })
 }
 
 /// Which of `count` towers, and whether they learn: each alone, learning and frozen; every two; all of them.

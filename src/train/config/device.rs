@@ -5,12 +5,21 @@ use tch::Device;
 
 use crate::native;
 
-/// The device called `cpu`, `cuda`, `cuda:N`, or the first CUDA device where there is one for `auto`.
+/// The device called `cpu`, `cuda`, `cuda:N`, or the first CUDA device where there is one for `auto`. What is computed on
+/// a CUDA device in f32 from then on is computed in f32, as it is served: libtorch would round some of it to TF32.
 ///
 /// # Errors
 ///
 /// When there is no such device here.
 pub fn choose(name: &str) -> anyhow::Result<Device> {
+    let device = known(name)?;
+    if device != Device::Cpu {
+        native::exact_arithmetic()?;
+    }
+    Ok(device)
+}
+
+fn known(name: &str) -> anyhow::Result<Device> {
     let index = match name {
         "cpu" => return Ok(Device::Cpu),
         "auto" => return Ok(if gpus().is_ok_and(|gpus| gpus > 0) { Device::Cuda(0) } else { Device::Cpu }),

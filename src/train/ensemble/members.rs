@@ -106,6 +106,18 @@ pub(super) fn write_files(
         take(&mut tower.weights, name)?;
     }
     let mut files = copy(&sources, directory)?;
+    let learnt = members.first().map(|member| &member.record.weights_sha256);
+    for source in &sources {
+        let path = source.path.to_string_lossy();
+        let (wanted, copied) = (learnt.and_then(|learnt| learnt.get(&*path)), files.get(&source.name));
+        if let (Some(wanted), Some(copied)) = (wanted, copied) {
+            let learnt_with = wanted == &copied.sha256;
+            ensure!(
+                learnt_with,
+                "{path}: is not the text tower that the experts learnt with, whose SHA-256 is {wanted}"
+            );
+        }
+    }
     for (expert, member) in manifest.experts.iter_mut().zip(members) {
         let parts = [("backbone", &mut expert.backbone.weights), ("head", &mut expert.head)];
         for (part, file) in parts {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::entry;
 use crate::model::{Bundle, Calibration, Device, Dtype, LoadOptions, Track};
@@ -15,11 +15,14 @@ use crate::train::judging::{Judge, Views};
 use crate::train::loader::{Loader, LoaderOptions};
 use crate::train::progress;
 
+/// How many times as steep as the other track's line from z to MOS one may be, where both are on one scale.
+const MOST_UNLIKE: f64 = 2.0;
+
 /// What was measured.
 pub(super) struct Measured {
     pub(super) calibration: Vec<Calibration>,
     /// From z to MOS, over all tracks.
-    pub(super) line: Line,
+    all: Line,
     /// The same over each track alone, for the card.
     pub(super) fits: BTreeMap<Track, Line>,
 }
@@ -77,7 +80,7 @@ fn opinions(
     let mut raw: Vec<Raw> =
         judges.iter().map(|(dtype, _)| Raw { track, dtype: *dtype, opinions: Vec::new() }).collect();
     let bar = progress::count("calibration", wanted.len() as u64);
-    Judge::each_batch(&loader, &wanted, &bar, |indices, frames| {
+    Judge::each_batch(&loader, track, &wanted, &bar, |indices, frames| {
         let batch: Vec<&Item> = indices.iter().filter_map(|&index| items.get(index)).collect();
         for ((_, judge), raw) in judges.iter_mut().zip(&mut raw) {
             let said = judge.raw(track, &batch, frames)?;
@@ -115,8 +118,30 @@ fn summarise(bundle: &Bundle, all: &[Raw]) -> anyhow::Result<Measured> {
         let fit = Line::fit(std::slice::from_ref(pairs)).with_context(|| format!("track {}", track.name()))?;
         fits.insert(track, fit);
     }
-    let line = Line::fit(&pairs.into_values().collect::<Vec<_>>())?;
-    Ok(Measured { calibration, line, fits })
+    let all = Line::fit(&pairs.into_values().collect::<Vec<_>>())?;
+    Ok(Measured { calibration, all, fits })
+}
+
+impl Measured {
+    /// From z to MOS: of `track` alone, or of all tracks, which must be on one scale then.
+    pub(super) fn line(&self, track: Option<Track>) -> anyhow::Result<Line> {
+        if let Some(track) = track {
+            return self.fits.get(&track).copied().with_context(|| format!("no {} was measured", track.name()));
+        }
+        if let (Some(image), Some(video)) = (self.fits.get(&Track::Image), self.fits.get(&Track::Video)) {
+            let (low, high) = (image.std.min(video.std), image.std.max(video.std));
+            ensure!(
+                high <= MOST_UNLIKE * low && (image.mean - video.mean).abs() <= high,
+                "images and videos are on different scales: of images alone MOS = {} + {} z, of videos {} + {} z; \
+                 --mos-track says whose scale the bundle has, or make a bundle of each track",
+                image.mean,
+                image.std,
+                video.mean,
+                video.std
+            );
+        }
+        Ok(self.all)
+    }
 }
 
 impl Raw {
@@ -124,5 +149,28 @@ impl Raw {
     fn column(&self, place: usize, tta: bool) -> Vec<f64> {
         let views = self.opinions.iter().filter_map(|(_, experts)| experts.get(place));
         views.map(|views| if tta { views.both } else { views.plain }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_scale_is_of_both_tracks_or_of_the_one_that_is_named() {
+        let line = |mean, std| Line { mean, std };
+        let measured = |image, video| Measured {
+            calibration: Vec::new(),
+            all: line(9.0, 9.0),
+            fits: BTreeMap::from([(Track::Image, image), (Track::Video, video)]),
+        };
+        let one = measured(line(3.2, 0.9), line(2.9, 0.7));
+        assert_eq!(one.line(None).unwrap(), line(9.0, 9.0));
+        assert_eq!(one.line(Some(Track::Video)).unwrap(), line(2.9, 0.7));
+        for video in [line(52.0, 15.0), line(3.2, 0.3), line(4.5, 0.9)] {
+            let error = measured(line(3.2, 0.9), video).line(None).unwrap_err().to_string();
+            assert!(error.contains("on different scales") && error.contains("--mos-track"), "{error}");
+            assert_eq!(measured(line(3.2, 0.9), video).line(Some(Track::Image)).unwrap(), line(3.2, 0.9));
+        }
     }
 }

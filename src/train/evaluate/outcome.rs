@@ -42,8 +42,8 @@ struct Row {
 }
 
 impl Outcome {
-    /// Of nothing yet.
-    pub(super) fn new(data: &Dataset, bundle: Option<&Bundle>) -> Self {
+    /// Of nothing yet; `left_out` says what stays so.
+    pub(super) fn new(data: &Dataset, bundle: Option<&Bundle>, left_out: Vec<String>) -> Self {
         let items = data.items.len();
         let rows = data.problems.rows;
         let mut facts = vec![
@@ -71,7 +71,9 @@ impl Outcome {
             "column": data.column,
             "rows": rows,
             "items": items,
+            "left_out": left_out,
         });
+        facts.extend(left_out.into_iter().map(|what| ("left out".to_owned(), what)));
         Self { data, bundle, facts, tracks: Vec::new(), failed: Vec::new() }
     }
 
@@ -104,7 +106,7 @@ impl Outcome {
             None => name.to_owned(),
         };
         let sections = self.tracks.iter().map(TrackOutcome::section).collect();
-        Report { title, facts, charts: Vec::new(), sections }
+        Report { title, facts, sections, ..Report::default() }
     }
 }
 

@@ -14,11 +14,9 @@ use crate::media::Frames;
 use crate::model::{Bundle, Dtype, Ensemble, EnsembleScore, ExpertTrace, LoadOptions, Manifest, ModelError, Track};
 use crate::text::{TokenIds, Tokenizer};
 use crate::train::dataset::Item;
+use crate::train::judging::batch;
 use crate::train::loader::{Loaded, Loader, LoaderOptions};
 use crate::train::{progress, trial};
-
-const IMAGES_OF_A_BATCH: usize = 16;
-const VIDEOS_OF_A_BATCH: usize = 2;
 
 /// What is scored.
 pub(super) struct ScoringOptions {
@@ -26,6 +24,10 @@ pub(super) struct ScoringOptions {
     pub(super) tta: bool,
     /// For other items' prompts too.
     pub(super) shuffle_prompts: bool,
+    /// Where the networks compute.
+    pub(super) device: Device,
+    /// Threads that read and decode.
+    pub(super) loaders: usize,
     /// The `pcqa-decoder` executable.
     pub(super) decoder: PathBuf,
 }
@@ -43,25 +45,25 @@ pub(super) fn score(
     bundle: &Bundle,
     track: Track,
     items: &Arc<Vec<Item>>,
-    options: ScoringOptions,
+    options: &ScoringOptions,
 ) -> anyhow::Result<Scored> {
-    let mut scorer = Scorer::new(bundle, track, items, &options)?;
+    let mut scorer = Scorer::new(bundle, track, items, options)?;
     let loader = Loader::new(
         items.clone(),
         LoaderOptions {
             sides: scorer.ensemble.sides(track),
             max_frames: bundle.manifest().max_frames,
+            threads: options.loaders,
             cache_bytes: 0,
-            decoder: options.decoder,
+            decoder: options.decoder.clone(),
             ..LoaderOptions::default()
         },
     )?;
     // Items of one prompt one after the other: the text towers read it once for all of a batch.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&item| &items[item].prompt);
-    let size = if track == Track::Image { IMAGES_OF_A_BATCH } else { VIDEOS_OF_A_BATCH };
     let bar = progress::count("scoring", items.len() as u64);
-    for loaded in loader.run(order.chunks(size).map(<[usize]>::to_vec).collect(), 0) {
+    for loaded in loader.run(order.chunks(batch(track)).map(<[usize]>::to_vec).collect(), 0) {
         bar.inc((loaded.indices.len() + loaded.failed.len()) as u64);
         scorer.take(loaded)?;
     }
@@ -92,7 +94,7 @@ impl<'a> Scorer<'a> {
         let settings: Vec<bool> = wanted.iter().copied().filter(holds).collect();
         // Where none holds, loading says what is missing.
         let tta = settings.first().copied().unwrap_or(options.tta);
-        let ensemble = Ensemble::load(bundle, LoadOptions { device: Device::Cpu, dtype, tta })?;
+        let ensemble = Ensemble::load(bundle, LoadOptions { device: options.device, dtype, tta })?;
         let others = options.shuffle_prompts.then(|| other_prompts(items));
         let experts = manifest.experts.iter().filter(|expert| expert.track == track);
         let mut names = vec![("ensemble", Kind::Ensemble)];

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Machine, run_or_go_on};
 use crate::train::config::Settings;
 use crate::train::evaluate::table;
+use crate::train::floors::floors;
 use crate::train::statistics::{Figure, Metrics};
 
 /// Name of the folder of the run that holds out part `fold`.
@@ -13,8 +14,8 @@ pub(super) fn folder(fold: usize) -> String {
 }
 
 /// Runs one expert's `settings` once for each of `folds` parts, in the folders `folder`/fold-0 and on, and prints the
-/// figures of each part, their mean, and those of all held-out predictions together. Runs that are there go on where
-/// they were.
+/// figures of each part, their mean, those of all held-out predictions together, and the floors of the same items. Runs
+/// that are there go on where they were.
 pub(super) fn cross_validate(
     settings: &Settings,
     folds: usize,
@@ -32,6 +33,7 @@ pub(super) fn cross_validate(
     let all = Metrics::new(&together);
     let mean = mean(&rows, &all);
     rows.extend([("mean of the folds".to_owned(), mean), ("all folds together".to_owned(), all)]);
+    rows.extend(floors(&together).into_iter().map(|(name, metrics)| (name.to_owned(), metrics)));
     println!("{}: every part held out once\n{}", folder.display(), table(&rows));
     Ok(())
 }

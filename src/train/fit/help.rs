@@ -5,7 +5,8 @@ pub(super) const HELP: &str = r#"A settings file with all that it may say, the p
 
     seed = 1
     bundle = "init"          # text towers and experts of a bundle;
-                             # `pcqa-train init` writes an untrained one
+                             # `pcqa-train init` writes an untrained one,
+                             # `export` the one that is compiled in
     fresh = false            # true: draw all the experts' weights anew, by seed
     max_frames = 16          # most frames of a video, 1 to 64
     device = "auto"          # cpu | cuda | cuda:N | auto
@@ -49,7 +50,8 @@ pub(super) const HELP: &str = r#"A settings file with all that it may say, the p
     #   latent = 1024                         # widths of a new head, where
     #   hidden = 1024                         # `head` is left out, 1 to 65536
     # A video expert may begin as an image expert, with its backbone and its
-    # head: of a still clip it says at first what that one says of a frame.
+    # head: of a still clip it says at first nearly what that one says
+    # of a frame.
 
     # A student: see `pcqa-train distil --help`
     # [teacher]
@@ -59,7 +61,7 @@ pub(super) const HELP: &str = r#"A settings file with all that it may say, the p
 
 Every epoch shuffles the items; those that do not fill a last batch sit it out, others in the next epoch. Its end judges the held-out items, and the best epoch is the one with the highest main score, (SRCC + PLCC) / 2, on them; where nothing is held out, it is the last one.
 
-A run's folder has its settings with every default (run.toml), what it began with (record.json), who was trained on (split.csv), every step's loss (steps.csv), the best epoch's predictions (held_out.csv), checkpoints with the links `last` and `best`, event files for TensorBoard (events), and a page (report.html). A run that was killed goes on with --resume and has the same losses as if it had not been. Of several experts (`--expert all`) or folds (`--folds`), the same command again goes on with what was begun, leaves what is finished as it is, and begins the rest."#;
+A run's folder has its settings with every default (run.toml), what it began with (record.json), who was trained on (split.csv), every step's loss (steps.csv), the best epoch's predictions (held_out.csv), checkpoints with the links `last` and `best`, event files for TensorBoard (events), and a page (report.html). Ctrl-C or SIGTERM ends a run after the step that is under way, with a checkpoint; a second one ends it at once. A run that was stopped or killed goes on with --resume and has the same losses as if it had not been. Of several experts (`--expert all`) or folds (`--folds`), the same command again goes on with what was begun, leaves what is finished as it is, and begins the rest."#;
 
 #[cfg(test)]
 mod tests {

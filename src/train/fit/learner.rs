@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use tch::{Device, Kind, Tensor};
 
+use super::scale;
 use super::start::{self, Start};
 use super::words::Words;
 use crate::media::Frames;
@@ -20,10 +21,6 @@ pub(in crate::train) const BACKBONE: &str = "backbone.safetensors";
 /// As [`BACKBONE`].
 pub(in crate::train) const HEAD: &str = "head.safetensors";
 const OPTIMISER: &str = "optimiser.safetensors";
-
-/// Where the loss scale of fp16 begins, and after how many good steps in a row it doubles (as in PyTorch's GradScaler).
-const FIRST_SCALE: f64 = 65536.0;
-const GROWTH_STEPS: u32 = 2000;
 
 /// How the networks compute.
 #[derive(Debug, Clone, Copy)]
@@ -136,8 +133,8 @@ impl Learner {
             parameters.learnable().map(move |(key, tensor)| (format!("{part}.{key}"), tensor.shallow_clone()))
         });
         let optimiser = AdamW::new(all, Options { weight_decay: recipe.weight_decay, ..Options::default() })?;
-        let scale = (recipe.precision == Precision::Fp16).then_some(LossScale { scale: FIRST_SCALE, good: 0 });
-        let micro_batch = if recipe.micro_batch == 0 { recipe.batch } else { recipe.micro_batch };
+        let scale = (recipe.precision == Precision::Fp16).then(scale::first);
+        let micro_batch = recipe.at_once();
         let spec = expert.spec(BACKBONE, HEAD);
         Ok(Self { spec, text_dim, backbone, head, words, optimiser, arithmetic, micro_batch, clip: recipe.clip, scale })
     }
@@ -193,10 +190,10 @@ impl Learner {
         let norm = self.optimiser.gradient_norm()? / scale;
         if loss.is_finite() && norm.is_finite() {
             self.optimiser.step(rate, clipping(norm, self.clip) / scale)?;
-            self.grow_scale();
+            self.scale.iter_mut().for_each(scale::grow);
             return Ok(Outcome { loss, gradient_norm: Some(norm), went_on: true });
         }
-        Ok(Outcome { loss, gradient_norm: None, went_on: self.shrink_scale() })
+        Ok(Outcome { loss, gradient_norm: None, went_on: self.scale.as_mut().is_some_and(scale::shrink) })
     }
 
     /// The networks as they would be served now.
@@ -232,21 +229,6 @@ impl Learner {
             _ => items.text.shallow_clone(),
         };
         Ok(networks.expert.judge(&networks.expert.features(&input)?, &counts, &text)?.raw)
-    }
-
-    /// Whether something is left to shrink.
-    fn shrink_scale(&mut self) -> bool {
-        let Some(scale) = &mut self.scale else { return false };
-        *scale = LossScale { scale: scale.scale / 2.0, good: 0 };
-        scale.scale >= 1.0
-    }
-
-    fn grow_scale(&mut self) {
-        let Some(scale) = &mut self.scale else { return };
-        scale.good += 1;
-        if scale.good == GROWTH_STEPS {
-            *scale = LossScale { scale: scale.scale * 2.0, good: 0 };
-        }
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn write_report(
         facts,
         charts: vec![losses(&steps, progress), figures(progress), rates(&steps)],
         sections: vec![section],
+        ..Report::default()
     };
     report::write(run, &report, thumbnails)?;
     Ok(())

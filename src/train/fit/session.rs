@@ -15,6 +15,7 @@ use super::goals::Goals;
 use super::history::{History, Step};
 use super::learner::{Answers, Items, Learner};
 use super::publish::{self, Curves};
+use super::signals::Signals;
 use crate::train::checkpoint::{Checkpoints, Epoch, Progress, replace};
 use crate::train::config::Settings;
 use crate::train::dataset::Item;
@@ -70,16 +71,20 @@ impl Session {
     pub(in crate::train) fn run(&mut self) -> anyhow::Result<Vec<Judged>> {
         let (steps, per_epoch) = (self.run.schedule.steps(), self.run.schedule.steps_per_epoch());
         let bar = bar(steps, self.run.progress.step);
+        let signals = Signals::listen().context("signals cannot be awaited")?;
         while self.run.progress.step < steps {
+            if signals.have_come() {
+                bail!(self.run.stopped());
+            }
             let epoch = self.run.progress.step / per_epoch;
-            self.epoch(epoch as u32, &bar)?;
+            self.epoch(epoch as u32, &bar, &signals)?;
         }
         bar.finish_and_clear();
         self.run.end()
     }
 
     /// Goes on to the end of `epoch`, which may be under way.
-    fn epoch(&mut self, epoch: u32, bar: &ProgressBar) -> anyhow::Result<()> {
+    fn epoch(&mut self, epoch: u32, bar: &ProgressBar, signals: &Signals) -> anyhow::Result<()> {
         let run = &mut self.run;
         let steps = run.schedule.steps_per_epoch();
         let batches = run.schedule.batches(epoch).split_off((run.progress.step % steps) as usize);
@@ -96,6 +101,10 @@ impl Session {
             bar.inc(1);
             let every = run.settings.keep.checkpoint_steps;
             let ends = run.progress.step.is_multiple_of(steps);
+            if !ends && signals.have_come() {
+                run.save()?;
+                bail!(run.stopped());
+            }
             if !ends && every > 0 && run.progress.step.is_multiple_of(every) {
                 run.save()?;
             }
@@ -148,6 +157,14 @@ impl Run {
         Ok(step)
     }
 
+    /// What is said of a run that a signal ended.
+    fn stopped(&self) -> String {
+        let (step, steps) = (self.progress.step, self.schedule.steps());
+        format!(
+            "stopped by a signal after step {step} of {steps}; --resume, or the same command again, goes on from there"
+        )
+    }
+
     /// Why the run ends at `step`: no later one could mend a loss or a gradient that is no number.
     fn no_number(&self, loss: f64, step: &Step, items: &[usize]) -> String {
         let names = items.iter().filter_map(|&item| self.items.get(item)).map(|item| item.name.as_str());
@@ -194,7 +211,8 @@ impl Run {
             return Ok(None);
         }
         let networks = self.learner.served()?;
-        let batches = self.held_out.chunks(self.settings.recipe.batch).map(<[usize]>::to_vec).collect();
+        let at_once = self.settings.recipe.at_once();
+        let batches = self.held_out.chunks(at_once).map(<[usize]>::to_vec).collect();
         let mut result = HeldOut { loss: 0.0, judged: Vec::new() };
         for loaded in viewer.run(batches, 0) {
             self.note_unreadable(&loaded.failed)?;

@@ -24,7 +24,7 @@ use crate::train::distil;
 use crate::train::embeddings::{Embeddings, file_digest};
 use crate::train::loader::{Loader, LoaderOptions};
 use crate::train::schedule::Schedule;
-use crate::train::split::{apart, folds, hold_out};
+use crate::train::split::{SplitBy, apart, folds, hold_out};
 
 /// Starts a run of `settings`, which name one expert, in `folder`, and writes down what it begins with.
 pub(super) fn begin(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<Session> {
@@ -43,11 +43,12 @@ pub(super) fn begin(settings: &Settings, folder: &Path, machine: &Machine) -> an
 pub(super) fn resume(folder: &Path, machine: &Machine) -> anyhow::Result<Session> {
     let (settings, device) = settle(&record::read_settings(folder)?)?;
     let begun = record::read_record(folder)?;
+    let checkpoint = Checkpoints::open(folder)?.newest()?;
+    check_weights(text(&settings)?, &begun, checkpoint.is_none())?;
     let data = Data::prepare(&settings, folder, machine, device)?;
     if begun.items_sha256 != record::digest(&data.items) || begun.normal != data.normal {
         bail!("the data set {} is not what the run began with: other items, prompts or MOS", begun.dataset);
     }
-    let checkpoint = Checkpoints::open(folder)?.newest()?;
     let (learner, progress) = match checkpoint {
         Some((directory, progress)) => {
             let learner = Learner::resume(data.plan(&settings, device)?, &directory, progress.loss_scale)
@@ -65,6 +66,19 @@ pub(super) fn resume(folder: &Path, machine: &Machine) -> anyhow::Result<Session
         eprintln!("{shown}: is finished, all {steps} steps are done");
     }
     Ok(session)
+}
+
+/// Whether the files that the run still reads are those that it began with: its text towers, and before its first
+/// checkpoint what the expert starts from too.
+fn check_weights(text: &TextSpec, begun: &Record, starts: bool) -> anyhow::Result<()> {
+    for (path, digest) in &begun.weights_sha256 {
+        let is_tower = text.towers.iter().any(|tower| tower.weights == *path);
+        ensure!(
+            !(is_tower || starts) || file_digest(Path::new(path))? == *digest,
+            "{path}: is not the file that the run began with, whose SHA-256 is {digest}"
+        );
+    }
+    Ok(())
 }
 
 /// Whether the run in `folder` is one of `settings`.
@@ -273,7 +287,16 @@ impl Data {
 fn split(settings: &Settings, dataset: &Dataset) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
     let split = &settings.split;
     let (Some(count), Some(fold)) = (split.folds, split.fold) else {
-        return Ok(hold_out(&dataset.items, split.by, split.held_out, settings.seed));
+        let parts = hold_out(&dataset.items, split.by, split.held_out, settings.seed);
+        ensure!(
+            split.held_out == 0.0 || !(parts.0.is_empty() || parts.1.is_empty()),
+            "split.by: is {by}, but all {items} items belong together by it{hint}; choose another one, or \
+             split.held_out = 0 to hold none out",
+            by = format!("{:?}", split.by).to_lowercase(),
+            items = dataset.items.len(),
+            hint = if split.by == SplitBy::Generator { ": the list names less than two generators" } else { "" }
+        );
+        return Ok(parts);
     };
     let parts = folds(&dataset.items, split.by, count, settings.seed);
     let held_out = parts.get(fold).cloned().context("split.fold: is not one of the folds")?;

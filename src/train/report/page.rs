@@ -1,7 +1,7 @@
 //! The page's text and tables.
 
 use super::charts::{self, is_floor};
-use super::{Report, Section, Thumbnails, escape};
+use super::{Comparison, Report, Section, Thumbnails, escape};
 use crate::train::statistics::{Figure, GeneratorFigures, Judged, Logistic, Metrics, by_generator};
 
 const STYLE: &str = include_str!("style.css");
@@ -21,12 +21,13 @@ pub(super) fn html(report: &Report, thumbnails: &mut Thumbnails) -> String {
         1 => format!("<section>{charts}</section>"),
         _ => format!(r#"<section><h2>Training</h2><div class="pair">{charts}</div></section>"#),
     };
+    let comparison = report.comparison.as_ref().map(comparison).unwrap_or_default();
     let sections: String = report.sections.iter().map(|part| section(part, thumbnails)).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n\
          <style>\n{STYLE}</style>\n</head>\n<body>\n<header><h1>{title}</h1><dl>{facts}</dl></header>\n\
-         <main>{charts}{sections}</main>\n</body>\n</html>\n"
+         <main>{charts}{comparison}{sections}</main>\n</body>\n</html>\n"
     )
 }
 
@@ -96,6 +97,33 @@ fn table(rows: &[(String, Metrics)]) -> String {
          <p class=\"note\">Small figures are 95 % intervals, by resampling prompts. <i>Fitted</i> is after the logistic \
          curve of four parameters. Main is (SRCC + PLCC) / 2. Floors are predicted from the generator&#8217;s name and \
          the prompt&#8217;s words alone, for prompts that they were not fitted on.{gaps}</p>"
+    )
+}
+
+fn comparison(comparison: &Comparison) -> String {
+    let Comparison { labels, headings, rows } = comparison;
+    let mut head: String = labels.iter().map(|label| format!("<th>{}</th>", escape(label))).collect();
+    for heading in headings {
+        let heading = escape(heading);
+        head += &["SRCC", "PLCC", "main"].map(|figure| format!("<th>{heading} {figure}</th>")).concat();
+    }
+    let row = |(names, cells): &(Vec<String>, Vec<Option<Metrics>>)| {
+        let class = if names.iter().any(|name| is_floor(name)) { r#" class="floor""# } else { "" };
+        let names: String = names.iter().map(|name| format!("<th>{}</th>", escape(name))).collect();
+        let figures = |metrics: &Option<Metrics>| {
+            let metrics = metrics.as_ref();
+            [metrics.and_then(|m| m.srcc), metrics.and_then(|m| m.plcc), metrics.and_then(|m| m.main)]
+                .map(cell)
+                .concat()
+        };
+        format!("<tr{class}>{names}{}</tr>", cells.iter().map(figures).collect::<String>())
+    };
+    let gaps = gaps(Metrics::gaps(rows.iter().flat_map(|(_, cells)| cells.iter().flatten())));
+    let rows: String = rows.iter().map(row).collect();
+    format!(
+        "<section><div class=\"scroll\"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\
+         <p class=\"note\">Small figures are 95 % intervals, by resampling prompts. Main is (SRCC + PLCC) / 2.{gaps}\
+         </p></section>"
     )
 }
 
