@@ -55,3 +55,16 @@ pub use inspect::describe;
 pub use loader::{Loaded, Loader, LoaderOptions, Run, decoder_beside_this};
 pub use seed::{rng, seed};
 pub use split::{SplitBy, apart, folds, hold_out, prompt_key};
+
+/// Prints `text`, as far as somebody reads it.
+///
+/// # Errors
+/// Those of standard output, but for a reader that has gone.
+pub fn print(text: &str) -> std::io::Result<()> {
+    use std::io::{ErrorKind, Write, stdout};
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}

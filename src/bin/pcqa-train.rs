@@ -9,7 +9,7 @@ use pcqa::model::Bundle;
 use pcqa::train::{
     AblateArguments, CheckArguments, ConvertArguments, DistilArguments, EnsembleArguments, EvaluateArguments,
     FitArguments, Preset, ablate, assemble, check, convert, describe, distil, ensemble, evaluate, export, fetch, fit,
-    initialise, pretrain, synth,
+    initialise, pretrain, print, synth,
 };
 
 /// Takes labelled images and videos to the bundles that pcqa-server serves, and judges them.
@@ -181,7 +181,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ablate(arguments) => ablate(&arguments),
         Command::Check(arguments) => {
             let (text, verdict) = check(&arguments)?;
-            print!("{text}");
+            print(&text)?;
             verdict
         }
         Command::Bundle { spec, out, force } => show(&assemble(&spec, &out, force)?),
@@ -193,19 +193,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Init { preset, seed, out, force } => show(&initialise(preset, seed, &out, force)?),
         Command::Fetch(arguments) => fetch::run(&arguments),
-        Command::Convert(arguments) => {
-            print!("{}", convert(&arguments)?);
-            Ok(())
-        }
+        Command::Convert(arguments) => Ok(print(&convert(&arguments)?)?),
         Command::Pretrain(arguments) => show(&pretrain::run(&arguments)?),
-        Command::Synth(arguments) => {
-            print!("{}", synth::run(&arguments)?);
-            Ok(())
-        }
+        Command::Synth(arguments) => Ok(print(&synth::run(&arguments)?)?),
     }
 }
 
 fn show(bundle: &Bundle) -> anyhow::Result<()> {
-    print!("{}", describe(bundle)?);
-    Ok(())
+    Ok(print(&describe(bundle)?)?)
 }

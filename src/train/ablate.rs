@@ -35,7 +35,8 @@ enum Ablation {
     /// Figure 5: every expert of the settings at several sides, with a plot in --out
     Resolution {
         /// Sides in pixels, with commas between them
-        #[arg(long, value_name = "PIXELS", value_delimiter = ',', default_values_t = [224, 336, 448, 560, 672])]
+        #[arg(long, value_name = "PIXELS", value_delimiter = ',', default_values_t = [224, 336, 448, 560, 672],
+              value_parser = clap::value_parser!(u32).range(1..=4096))]
         sides: Vec<u32>,
         #[command(flatten)]
         trained: Trained,
@@ -56,6 +57,5 @@ pub fn ablate(arguments: &Arguments) -> anyhow::Result<()> {
         Ablation::Tta(bundled) => bundled.augmentation()?,
         Ablation::Ensemble(bundled) => bundled.choices()?,
     };
-    println!("{}", shape::table(&comparison));
-    Ok(())
+    Ok(super::print(&format!("{}\n", shape::table(&comparison)))?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::calibrate::Line;
-use super::ensemble::{Member, Test};
+use super::ensemble::{Member, Test, other_scale};
 use super::evaluate::TrackFigures;
 use super::statistics::{Figure, Metrics};
 use crate::model::{Manifest, Track};
@@ -23,6 +23,8 @@ pub(super) struct Card<'a> {
     pub(super) calibration_items: usize,
     /// The data set that the figures are of; None: the calibration's own items.
     pub(super) test: Option<&'a Test>,
+    /// The track whose scale the bundle has, where it is not that of both.
+    pub(super) scale: Option<Track>,
 }
 
 impl Card<'_> {
@@ -111,7 +113,7 @@ impl Card<'_> {
             Some(Test { name, prompts, known_prompts, .. }) => writeln!(
                 text,
                 "Measured on {name}, which nothing was trained, chosen or calibrated on; of its {prompts} prompts experts \
-                 learnt {known_prompts} with other media."
+                 learnt {known_prompts} with other files."
             )?,
             None => writeln!(
                 text,
@@ -135,6 +137,9 @@ impl Card<'_> {
                 writeln!(text, "| {name} | {} |", cells.join(" | "))?;
             }
             writeln!(text)?;
+            if let Some(sentence) = other_scale(self.scale, *track) {
+                writeln!(text, "{sentence}\n")?;
+            }
             if let Some(gaps) = Metrics::gaps(rows.iter().map(|(_, metrics)| metrics)) {
                 writeln!(text, "A dash: {gaps}.\n")?;
             }

@@ -131,7 +131,7 @@ pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
     let members = members::read(&arguments.runs, arguments.last)?;
     let learnt = Learnt::of(&members, arguments.data.chosen().is_some())?;
     let held_out = calibration(arguments, &members, &learnt)?;
-    let test = arguments.test.as_ref().map(|path| test(arguments, path, &learnt, &held_out)).transpose()?;
+    let test = arguments.test.as_ref().map(|path| test(arguments, path, &members, &learnt, &held_out)).transpose()?;
     let staging = Staging::new(&arguments.out, arguments.force)?;
     let directory = staging.path();
     let stored = if arguments.store == StoredDtype::F16 { Stored::F16 } else { Stored::F32 };
@@ -141,7 +141,8 @@ pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
     // Statistics need a bundle that loads, which needs statistics: these are 0 and 1 until they are known.
     let draft = seal(&manifest, directory)?;
     let measured = statistics::measure(&draft, device, &arguments.dtypes(), &held_out, &arguments.machine)?;
-    let line = measured.line(arguments.mos_track.map(MosTrack::track))?;
+    let scale = arguments.mos_track.map(MosTrack::track);
+    let line = measured.line(scale)?;
     manifest.calibration = measured.calibration;
     (manifest.mos.mean, manifest.mos.std) = (line.mean, line.std);
     let (low, high) = (manifest.mos.min, manifest.mos.max);
@@ -160,20 +161,20 @@ pub fn ensemble(arguments: &Arguments) -> anyhow::Result<()> {
         fits: &measured.fits,
         calibration_items: held_out.len(),
         test: test.as_ref(),
+        scale,
     };
     let path = directory.join(card::NAME);
     fs::write(&path, card.render()).with_context(|| format!("{}: cannot be written", path.display()))?;
     staging.publish()?;
-    print!("{}", describe(&bundle)?);
+    let mut text = describe(&bundle)?;
     for (track, rows) in &figures {
-        println!(
-            "\n{}, {}\n{}",
-            track.name(),
-            test.as_ref().map_or("held out", |test| test.name.as_str()),
-            evaluate::table(rows)
-        );
+        let data = test.as_ref().map_or("held out", |test| test.name.as_str());
+        text += &format!("\n{}, {data}\n{}\n", track.name(), evaluate::table(rows));
+        if let Some(sentence) = other_scale(scale, *track) {
+            text += &format!("{sentence}\n");
+        }
     }
-    Ok(())
+    Ok(super::print(&text)?)
 }
 
 impl Arguments {
@@ -188,6 +189,16 @@ impl Arguments {
             None => DatasetArguments::new(path),
         }
     }
+}
+
+/// What is to be said of figures of `track` in a bundle whose scale is that of `scale` alone.
+pub(super) fn other_scale(scale: Option<Track>, track: Track) -> Option<String> {
+    let scale = scale.filter(|scale| *scale != track)?;
+    Some(format!(
+        "Scores of {}s are on the scale of {}s here, not on that of their own MOS: RMSE compares two scales.",
+        track.name(),
+        scale.name()
+    ))
 }
 
 /// The manifest with everything but what has to be measured; weights are still paths.

@@ -9,8 +9,7 @@ mod table;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
@@ -159,7 +158,7 @@ pub fn evaluate(arguments: &Arguments) -> anyhow::Result<()> {
         (false, false) => String::new(),
     };
     // First what needs no file, and whatever becomes of it: the scores may have taken hours.
-    let printed = io::stdout().write_all(text.as_bytes());
+    let printed = super::print(&text);
     if let Some(file) = &arguments.predict_to {
         predictions::write(file, &outcome)?;
     }
@@ -177,6 +176,12 @@ impl Arguments {
         if let Some(directory) = &self.report {
             fs::create_dir_all(directory).with_context(|| format!("{}: cannot be made", directory.display()))?;
         }
+        let is_place = self.predict_to.as_ref().is_none_or(|file| !file.is_dir());
+        ensure!(
+            is_place,
+            "--predict-to: {}: is a folder",
+            self.predict_to.as_deref().unwrap_or(Path::new("")).display()
+        );
         let folder = self.predict_to.as_ref().and_then(|file| file.parent());
         if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
             ensure!(folder.is_dir(), "--predict-to: {}: is no folder", folder.display());

@@ -30,6 +30,7 @@ use walkdir::WalkDir;
 pub use self::choice::DataChoice;
 pub use self::goals::Normal;
 pub(in crate::train) use self::learner::{BACKBONE, HEAD};
+pub(in crate::train) use self::record::digest;
 pub use self::record::{Record, read_record, read_settings, read_trained_on};
 use self::session::Session;
 use super::checkpoint::{RunLock, is_unused};
@@ -270,6 +271,7 @@ fn resume(arguments: &Arguments) -> anyhow::Result<()> {
 /// The folders in `out` that hold a run, an expert's or, in its folder, one of its folds.
 fn runs_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shown = out.display();
+    ensure!(out.is_dir(), "{shown}: is no folder");
     let mut folders = Vec::new();
     for entry in WalkDir::new(out).min_depth(1).max_depth(2).sort_by_file_name() {
         let entry = entry.with_context(|| format!("{shown}: cannot be read"))?;

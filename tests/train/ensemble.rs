@@ -105,6 +105,24 @@ fn what_does_not_belong_together_is_refused() {
     let said = refuse(&mut command);
     assert!(said.contains("--mos-track: is video, but there is no video expert"), "{said}");
 
+    // Nor do data that are others by now say who was trained on what.
+    let moved = tempfile::tempdir().unwrap();
+    let own = Run::new(SETTINGS);
+    let list = PathBuf::from(MATERIAL.path("data")).join("info.csv");
+    let list = fs::read_to_string(list).unwrap();
+    for line in list.lines().skip(1) {
+        let (name, _) = first_and(line, 2);
+        fs::copy(PathBuf::from(MATERIAL.path("data")).join(name), moved.path().join(name)).unwrap();
+    }
+    fs::write(moved.path().join("info.csv"), &list).unwrap();
+    let mut fit = train(&["fit", "--expert", "image_convnext", "--data"]);
+    fit.arg(moved.path()).arg("--config").arg(own.directory.path().join("settings.toml"));
+    succeed(&mut own.finish(fit, &[]));
+    fs::write(moved.path().join("info.csv"), list.replace("a picture of", "the picture of")).unwrap();
+    let (_directory, _, mut command) = bundle(&[&own.folder()], &[]);
+    let said = refuse(&mut command);
+    assert!(said.contains("is not what the run began with: other items, prompts or MOS"), "{said}");
+
     // Opinions turned round, of prompts that it was not trained on.
     let turned = tempfile::tempdir().unwrap();
     let data = PathBuf::from(MATERIAL.path("data"));

@@ -249,6 +249,9 @@ fn more_folds_than_prompts_are_refused() {
     let run = Run::new("[recipe]\nepochs = 1\nbatch = 16\n");
     let said = refuse(&mut run.begin(&["--folds", "60", "--fold", "59"]));
     assert!(said.contains("split.folds: is 60"), "{said}");
+    let said = refuse(&mut run.begin(&["--folds", "5"]));
+    assert!(said.contains("fold 4, split by prompt, holds no image item out"), "{said}");
+    assert_eq!(fs::read_dir(run.folder()).unwrap().count(), 0, "not one fold was trained");
 }
 
 #[test]

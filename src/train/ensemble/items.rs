@@ -9,6 +9,7 @@ use super::{Arguments, Member};
 use crate::train::calibrate::LEAST_ITEMS;
 use crate::train::dataset::{DatasetArguments, Item};
 use crate::train::distil;
+use crate::train::fit::digest;
 use crate::train::split::prompt_key;
 
 /// A file wherever its list is, and a prompt: one file may be judged for several.
@@ -45,7 +46,14 @@ impl Learnt {
                 if let Some(source) = &member.settings.data
                     && !sources.contains(&source)
                 {
-                    labelled.extend(source.read()?.items);
+                    let data = source.read()?;
+                    ensure!(
+                        member.settings.teacher.is_some() || digest(&data.items) == member.record.items_sha256,
+                        "the data set {} is not what the run began with: other items, prompts or MOS; --data may name \
+                         others to calibrate with",
+                        data.name
+                    );
+                    labelled.extend(data.items);
                     sources.push(source);
                 }
                 if let Some(teacher) = &member.settings.teacher {
@@ -59,7 +67,7 @@ impl Learnt {
                     eprintln!("expert {}: what it learnt from cannot be read: {error:#}", member.spec.name);
                     by_name.extend(member.trained_on.iter().cloned());
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.context(member.spec.name.clone())),
             }
         }
         let is_known = |item: &&Item| members.iter().any(|member| member.trained_on.contains(&named(item)));
@@ -106,8 +114,15 @@ pub(super) fn calibration(arguments: &Arguments, members: &[Member], learnt: &Le
 }
 
 /// The data set at `path`, of which nothing was trained, chosen or calibrated on.
-pub(super) fn test(arguments: &Arguments, path: &Path, learnt: &Learnt, calibration: &[Item]) -> anyhow::Result<Test> {
-    let data = arguments.data_at(path).read()?;
+pub(super) fn test(
+    arguments: &Arguments,
+    path: &Path,
+    members: &[Member],
+    learnt: &Learnt,
+    calibration: &[Item],
+) -> anyhow::Result<Test> {
+    let mut data = arguments.data_at(path).read()?;
+    data.items.retain(|item| members.iter().any(|member| member.spec.track == item.track));
     let seen: BTreeSet<Identity> = learnt.labelled.iter().chain(calibration).map(identity).collect();
     let is_seen = |item: &&Item| seen.contains(&identity(item)) || learnt.trained_on(item);
     let count = data.items.iter().filter(is_seen).count();

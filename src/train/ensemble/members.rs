@@ -24,6 +24,8 @@ pub(in crate::train) struct Member {
     pub(in crate::train) record: Record,
     /// The epoch that its weights are of.
     pub(in crate::train) epoch: Option<Epoch>,
+    /// Epochs of the run that have ended.
+    pub(super) done: usize,
     /// Names and prompts.
     pub(super) trained_on: BTreeSet<(String, String)>,
     checkpoint: PathBuf,
@@ -65,21 +67,28 @@ fn one(folder: &Path, last: bool) -> anyhow::Result<Member> {
     let frozen = !settings.recipe.train_text;
     ensure!(frozen, "its text towers learnt too, but the experts of a bundle share theirs");
     let spec = expert.spec(BACKBONE, HEAD);
+    ensure!(last || epoch.is_some(), "no epoch of it has ended yet; `fit --resume` goes on with it");
+    let done = read_progress(&folder.join("last"))?.epochs.len();
+    if done < settings.recipe.epochs as usize {
+        let (shown, all) = (folder.display(), settings.recipe.epochs);
+        eprintln!("{shown}: is not finished, {done} of {all} epochs are done; `fit --resume` goes on with it");
+    }
     let trained_on = read_trained_on(folder)?;
-    Ok(Member { spec, settings, record, epoch, trained_on, checkpoint })
+    Ok(Member { spec, settings, record, epoch, done, trained_on, checkpoint })
 }
 
 /// What the manifest says of where the weights come from.
 pub(super) fn provenance(members: &[Member]) -> String {
     let one = |member: &Member| {
         let record = &member.record;
+        let all = member.settings.recipe.epochs;
+        let unfinished = if member.done < all as usize { format!("{} of ", member.done) } else { String::new() };
         format!(
-            "{}: {} (sha256 {:.12}), seed {}, {} epochs",
+            "{}: {} (sha256 {:.12}), seed {}, {unfinished}{all} epochs",
             member.spec.name,
             record.sources(),
             record.items_sha256,
-            member.settings.seed,
-            member.settings.recipe.epochs
+            member.settings.seed
         )
     };
     let all: Vec<String> = members.iter().map(one).collect();

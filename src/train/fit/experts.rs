@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
+use super::setup::check_split;
 use super::{ALL, folds};
 use crate::model::Track;
 use crate::train::config::{self, Settings};
+use crate::train::dataset::Item;
 
 /// Whether `names` stands for several experts.
 pub(super) fn are_several(names: &str) -> bool {
@@ -61,10 +63,11 @@ pub(super) fn only(
 
 /// Every expert of a track that there is something to learn of; says which are left out.
 fn every(settings: &Settings, out: &Path) -> anyhow::Result<Vec<(Settings, PathBuf)>> {
-    let tracks = tracks(settings)?;
+    let (items, tracks) = tracks(settings)?;
     let mut chosen = Vec::new();
     for expert in &settings.experts {
         if tracks.contains(&expert.track) {
+            check_split(settings, &items, expert.track).with_context(|| expert.name.clone())?;
             chosen.push((config::resolve(settings, &expert.name)?, out.join(&expert.name)));
         } else {
             eprintln!("{}: is skipped, as the data have no {} to learn from", expert.name, expert.track.name());
@@ -74,19 +77,16 @@ fn every(settings: &Settings, out: &Path) -> anyhow::Result<Vec<(Settings, PathB
     Ok(chosen)
 }
 
-/// The tracks of the items that have a MOS or, with a teacher, of any.
-fn tracks(settings: &Settings) -> anyhow::Result<BTreeSet<Track>> {
+/// The items, and the tracks of those that have a MOS or, with a teacher, of any.
+fn tracks(settings: &Settings) -> anyhow::Result<(Vec<Item>, BTreeSet<Track>)> {
     let data = settings.data.as_ref().context("data: is missing")?;
     let dataset = data.scan()?;
     dataset.check(data.strict)?;
-    let mut items = dataset.items;
-    match &settings.teacher {
-        None => items.retain(|item| item.mos.is_some()),
-        Some(teacher) => {
-            for unlabelled in &teacher.unlabelled {
-                items.extend(unlabelled.scan()?.items);
-            }
-        }
+    let items = dataset.items;
+    let is_useful = |item: &&Item| item.mos.is_some() || settings.teacher.is_some();
+    let mut tracks: BTreeSet<Track> = items.iter().filter(is_useful).map(|item| item.track).collect();
+    for unlabelled in settings.teacher.iter().flat_map(|teacher| &teacher.unlabelled) {
+        tracks.extend(unlabelled.scan()?.items.iter().map(|item| item.track));
     }
-    Ok(items.iter().map(|item| item.track).collect())
+    Ok((items, tracks))
 }

@@ -161,7 +161,7 @@ impl Run {
     fn stopped(&self) -> String {
         let (step, steps) = (self.progress.step, self.schedule.steps());
         format!(
-            "stopped by a signal after step {step} of {steps}; --resume, or the same command again, goes on from there"
+            "stopped by a signal after step {step} of {steps}; --resume goes on from there, and of several runs the same command"
         )
     }
 

@@ -15,7 +15,7 @@ use super::record::{self, Record};
 use super::session::{Run, Session};
 use super::start::Start;
 use super::{Machine, Normal};
-use crate::model::{Device, TextSpec};
+use crate::model::{Device, TextSpec, Track};
 use crate::train::calibrate::LEAST_ITEMS;
 use crate::train::checkpoint::{Checkpoints, Progress};
 use crate::train::config::{ExpertSettings, Precision, Settings, device};
@@ -135,6 +135,7 @@ impl Data {
         let dataset = settings.data.as_ref().context("data: is missing")?.read()?;
         let (mut train, mut held_out) = split(settings, &dataset)?;
         let Dataset { name, mut items, .. } = dataset;
+        let own = items.len();
         let mut ranges: Vec<(String, Range<usize>)> = Vec::new();
         let teacher = match &settings.teacher {
             Some(teacher) => {
@@ -166,15 +167,10 @@ impl Data {
         for (name, range) in ranges {
             *unlabelled.entry(name).or_default() += train.iter().filter(|&index| range.contains(index)).count();
         }
-        ensure!(!train.is_empty(), "no {} item is left to train on", track.name());
-        if let Some(folds) = settings.split.folds {
-            let by = format!("{:?}", settings.split.by).to_lowercase();
-            let name = track.name();
-            ensure!(
-                !held_out.is_empty(),
-                "split.folds: is {folds}, and a fold, split by {by}, holds no {name} item out"
-            );
-        }
+        let has_mos = items.iter().any(|item| item.mos.is_some());
+        let why = if has_mos || teacher.is_some() { "" } else { ": the list has no MOS" };
+        ensure!(!train.is_empty(), "{name}: no {} item is left to train on{why}", track.name());
+        check_split(settings, items.get(..own).unwrap_or_default(), track)?;
         let share = settings.split.held_out;
         if settings.split.folds.is_none() && share > 0.0 && held_out.len() < LEAST_ITEMS {
             eprintln!(
@@ -280,6 +276,33 @@ impl Data {
         };
         Ok(Session { loader, run })
     }
+}
+
+/// Whether every run of `settings` has something of `track` to be judged by, where anything is to be held out: one run, or
+/// one for each of the folds. Found before the first run begins.
+pub(super) fn check_split(settings: &Settings, items: &[Item], track: Track) -> anyhow::Result<()> {
+    let split = &settings.split;
+    let is_judge = |&index: &usize| {
+        items.get(index).is_some_and(|item| item.track == track && (item.mos.is_some() || settings.teacher.is_some()))
+    };
+    let (track, by) = (track.name(), format!("{:?}", split.by).to_lowercase());
+    let Some(count) = split.folds else {
+        let (_, held_out) = hold_out(items, split.by, split.held_out, settings.seed);
+        ensure!(
+            split.held_out == 0.0 || held_out.iter().any(is_judge),
+            "split.held_out: is {}, which holds no {track} item out, split by {by}; a greater share or another seed may, \
+             and 0 holds none out",
+            split.held_out
+        );
+        return Ok(());
+    };
+    for (fold, part) in folds(items, split.by, count, settings.seed).iter().enumerate() {
+        ensure!(
+            part.iter().any(is_judge),
+            "split.folds: is {count}, and fold {fold}, split by {by}, holds no {track} item out"
+        );
+    }
+    Ok(())
 }
 
 /// Indices of the items that are trained on and of those that are held out. Every item of the data set takes part,

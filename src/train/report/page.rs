@@ -73,6 +73,11 @@ fn floor_line(own_name: &str, metrics: &Metrics, rows: &[(String, Metrics)]) -> 
         floors.filter_map(|(name, metrics)| Some((name, metrics.srcc?.value))).max_by(|a, b| a.1.total_cmp(&b.1));
     let Some(((name, floor), own)) = best.zip(metrics.srcc) else { return String::new() };
     let own_name = escape(own_name);
+    if floor <= 0.0 {
+        return format!(
+            r#"<p class="floor-line">Without looking at a pixel nothing can be told of these items: no floor has a positive SRCC.</p>"#
+        );
+    }
     let what = escape(name.trim_start_matches("floor: "));
     let difference = own.value - floor;
     let side = if difference < 0.0 { "below" } else { "above" };
