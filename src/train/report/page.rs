@@ -74,9 +74,8 @@ fn floor_line(own_name: &str, metrics: &Metrics, rows: &[(String, Metrics)]) -> 
     let Some(((name, floor), own)) = best.zip(metrics.srcc) else { return String::new() };
     let own_name = escape(own_name);
     if floor <= 0.0 {
-        return format!(
-            r#"<p class="floor-line">Without looking at a pixel nothing can be told of these items: no floor has a positive SRCC.</p>"#
-        );
+        let sentence = "Without looking at a pixel nothing can be told of these items: no floor has a positive SRCC.";
+        return format!(r#"<p class="floor-line">{sentence}</p>"#);
     }
     let what = escape(name.trim_start_matches("floor: "));
     let difference = own.value - floor;
