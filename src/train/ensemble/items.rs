@@ -39,22 +39,28 @@ impl Learnt {
     /// Of `members`, whose data sets may be out of reach where `others` calibrate: items are then told apart by their
     /// names and prompts alone.
     pub(super) fn of(members: &[Member], others: bool) -> anyhow::Result<Self> {
-        let mut sources: Vec<&DatasetArguments> = Vec::new();
+        let mut sources: Vec<(&DatasetArguments, String)> = Vec::new();
         let (mut labelled, mut unlabelled, mut by_name) = (Vec::new(), Vec::new(), BTreeSet::new());
         for member in members {
             let mut read = || -> anyhow::Result<()> {
-                if let Some(source) = &member.settings.data
-                    && !sources.contains(&source)
-                {
-                    let data = source.read()?;
+                if let Some(source) = &member.settings.data {
+                    let found = match sources.iter().find(|(known, _)| *known == source) {
+                        Some((_, found)) => found.clone(),
+                        None => {
+                            let items = source.read()?.items;
+                            let found = digest(&items);
+                            labelled.extend(items);
+                            sources.push((source, found.clone()));
+                            found
+                        }
+                    };
+                    // A student's record is of what its teacher labelled too.
                     ensure!(
-                        member.settings.teacher.is_some() || digest(&data.items) == member.record.items_sha256,
+                        member.settings.teacher.is_some() || found == member.record.items_sha256,
                         "the data set {} is not what the run began with: other items, prompts or MOS; --data may name \
                          others to calibrate with",
-                        data.name
+                        member.record.dataset
                     );
-                    labelled.extend(data.items);
-                    sources.push(source);
                 }
                 if let Some(teacher) = &member.settings.teacher {
                     unlabelled.extend(distil::unlabelled(teacher)?.into_iter().flat_map(|(_, items)| items));

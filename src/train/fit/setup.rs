@@ -285,6 +285,10 @@ pub(super) fn check_split(settings: &Settings, items: &[Item], track: Track) -> 
     let is_judge = |&index: &usize| {
         items.get(index).is_some_and(|item| item.track == track && (item.mos.is_some() || settings.teacher.is_some()))
     };
+    if settings.teacher.is_some() && !items.iter().any(|item| item.track == track) {
+        // What only the teacher labels is never held out.
+        return Ok(());
+    }
     let (track, by) = (track.name(), format!("{:?}", split.by).to_lowercase());
     let Some(count) = split.folds else {
         let (_, held_out) = hold_out(items, split.by, split.held_out, settings.seed);
