@@ -178,7 +178,7 @@ fn frames_of(track: Track, max_frames: u32) -> u32 {
     if track == Track::Image { 1 } else { max_frames }
 }
 
-/// The ensemble as a device worker uses it: all of it, then its stages.
+/// The ensemble as a device worker uses it: batch after batch, the stages of each, and, where they overlap, one alone.
 fn whole(args: &Args, ensemble: &Ensemble, prompts: &[&TokenIds]) -> anyhow::Result<Vec<Row>> {
     let track = args.track.model();
     let count = frames_of(track, ensemble.manifest().max_frames);
@@ -186,8 +186,12 @@ fn whole(args: &Args, ensemble: &Ensemble, prompts: &[&TokenIds]) -> anyhow::Res
     let items: Vec<&Frames> = items.iter().collect();
     let text = ensemble.encode_prompts(prompts)?;
     let mut stages: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let mut underway = None;
     let mut forward = || -> anyhow::Result<()> {
-        let (scores, timings) = ensemble.score(track, &items, &text)?;
+        // As many full batches follow each other: the next one is asked for before one is answered.
+        let next = ensemble.ask(track, &items, &text)?;
+        let Some(asked) = underway.replace(next) else { return Ok(()) };
+        let (scores, timings) = ensemble.answer(&asked)?;
         scores.into_iter().collect::<Result<Vec<_>, _>>()?;
         stages.entry("vision").or_default().push(timings.vision);
         stages.entry("head").or_default().push(timings.head);
@@ -200,6 +204,13 @@ fn whole(args: &Args, ensemble: &Ensemble, prompts: &[&TokenIds]) -> anyhow::Res
     let stages: Vec<Row> =
         stages.into_iter().map(|(stage, times)| row(&format!("  {stage}"), counted(times))).collect();
     rows.extend(stages);
+    if args.device != Device::Cpu {
+        let alone = measure(args, || -> anyhow::Result<()> {
+            let (scores, _) = ensemble.score(track, &items, &text)?;
+            scores.into_iter().try_for_each(|score| score.map(drop)).map_err(Into::into)
+        })?;
+        rows.push(row("alone", alone));
+    }
     let text = measure(args, || {
         let text = ensemble.encode_prompts(prompts)?;
         native::wait_for(args.device)?;

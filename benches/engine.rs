@@ -116,6 +116,8 @@ struct Idle(Manifest);
 
 impl Scorer for Idle {
     type Text = ();
+    /// Number of items.
+    type Asked = usize;
 
     fn facts(&self) -> ModelFacts {
         let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, tta: false };
@@ -126,14 +128,17 @@ impl Scorer for Idle {
         Ok(vec![(); prompts.len()])
     }
 
-    fn score(
-        &self,
-        _: Track,
-        items: &[&Frames],
-        _: &[&()],
-    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
+    fn ask(&self, _: Track, items: &[&Frames], _: &[&()]) -> Result<usize, ModelError> {
+        Ok(items.len())
+    }
+
+    fn has_answer(&self, _: &usize) -> bool {
+        true
+    }
+
+    fn answer(&self, asked: &usize) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
         let score = EnsembleScore { mos: 3.0, z: 0.0, disagreement: 0.0, experts: Vec::new() };
-        Ok((items.iter().map(|_| Ok(score.clone())).collect(), BatchTimings::default()))
+        Ok(((0..*asked).map(|_| Ok(score.clone())).collect(), BatchTimings::default()))
     }
 }
 

@@ -6,6 +6,7 @@
 //! ordered by priority, callers in turn, and deadline (`line`); a batch is formed when a device is free (`former`); what is cancelled or
 //! too late leaves the line at once and never costs device time.
 
+mod ahead;
 mod budget;
 mod former;
 mod line;

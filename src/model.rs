@@ -19,7 +19,8 @@ pub(crate) use bundle::MANIFEST;
 pub use bundle::{Bundle, BundleCheck, BundleFile};
 pub(crate) use demo::TOKENIZER;
 pub use ensemble::{
-    BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, Fault, LoadOptions, Serving, ViewTrace,
+    Asked, BatchTimings, Dtype, Ensemble, EnsembleScore, ExpertScore, ExpertTrace, Fault, LoadOptions, Serving,
+    ViewTrace,
 };
 pub(crate) use ensemble::{Inputs, unit_length, upload};
 pub use error::ModelError;

@@ -6,6 +6,7 @@
 mod cuda;
 mod graph;
 pub mod kernels;
+mod stream;
 mod torch;
 
 use std::fs::File;
@@ -15,9 +16,10 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
 pub use self::graph::{Graph, GraphPool};
+pub use self::stream::{Moment, OnStream, Stream};
 pub use self::torch::{
-    AdamWStep, DeviceMemory, InferenceMode, adamw, bytes_mut, copy, empty_cache, exact_arithmetic, linear_gelu, memory,
-    norm, own_stream, pin, tensor, wait_for,
+    AdamWStep, DeviceMemory, InferenceMode, adamw, bytes_mut, copy, downloaded, empty_cache, exact_arithmetic,
+    linear_gelu, memory, norm, own_stream, pin, tensor, uploaded, wait_for,
 };
 
 /// Keeps the memory of tensors that are freed, for the next ones.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use pcqa::media::{FrameStack, Frames};
-use pcqa::model::{Bundle, Device, Dtype, Ensemble, EnsembleScore, LoadOptions, Serving, Track};
+use pcqa::model::{Asked, Bundle, Device, Dtype, Ensemble, EnsembleScore, LoadOptions, Serving, Track};
 use pcqa::native;
 use pcqa::text::{TokenIds, Tokenizer};
 use pcqa::train::hash_init::bits;
@@ -62,6 +62,8 @@ enum Check {
     Graphs,
     /// Our own kernels score as libtorch's.
     Kernels,
+    /// Batches that are asked for before others are answered score as one by one.
+    Ahead,
     /// Too little memory fails no request.
     Memory,
     /// Items per second through the engine, with frames that are decoded.
@@ -94,6 +96,7 @@ fn run(args: &Args) -> Outcome {
         Check::Neighbours => scores::neighbours(&house),
         Check::Graphs => scores::graphs(&house),
         Check::Kernels => scores::kernels(&house),
+        Check::Ahead => scores::ahead(&house),
         Check::Memory => engine::memory(&house),
         Check::Engine => engine::engine(&house),
     }
@@ -171,10 +174,15 @@ impl<'a> House<'a> {
         items: &[&Frames],
         first: usize,
     ) -> anyhow::Result<Vec<EnsembleScore>> {
+        let (scores, _) = network.answer(&self.ask(network, track, items, first)?)?;
+        Ok(scores.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Asks for them.
+    fn ask(&self, network: &Ensemble, track: Track, items: &[&Frames], first: usize) -> anyhow::Result<Asked> {
         let prompts = self.prompts(first + items.len());
         let text = network.encode_prompts(&prompts[first..].iter().collect::<Vec<_>>())?;
-        let (scores, _) = network.score(track, items, &text)?;
-        Ok(scores.into_iter().collect::<Result<_, _>>()?)
+        Ok(network.ask(track, items, &text)?)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Scores that must not depend on how the device comes by them.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
+use anyhow::ensure;
 use pcqa::media::Frames;
 use pcqa::model::{Device, Dtype, Ensemble, EnsembleScore, Track};
 use pcqa::native::InferenceMode;
@@ -130,6 +132,47 @@ pub(super) fn kernels(house: &House) -> Outcome {
         let figure = json!({"difference": between, "limit": BF16, "from_f32_with": of_with,
                             "from_f32_without": of_without});
         figures.insert(name.to_owned(), figure);
+    }
+    Ok(Some((ok, Value::Object(figures))))
+}
+
+/// Batches of changing sizes and new prompts, each asked for before the one before it is answered.
+pub(super) fn ahead(house: &House) -> Outcome {
+    let _mode = InferenceMode::enter()?;
+    let (mut figures, mut ok) = (serde_json::Map::new(), true);
+    let network = house.serve(house.args.device, Dtype::Bf16, House::FAST)?;
+    for (name, track) in TRACKS {
+        let most = house.args.max_batch_frames;
+        let sizes: Vec<u32> = [1, most, most, most / 2, 3, 3, most, most, 1, 1].into();
+        let batches: Vec<Vec<Frames>> =
+            sizes.iter().zip(0..).map(|(&size, batch)| house.filling(track, 1000 * batch, size)).collect();
+        let batches: Vec<Vec<&Frames>> = batches.iter().map(|batch| batch.iter().collect()).collect();
+        let mut one_by_one = Vec::new();
+        // The first time graphs are recorded.
+        for _ in 0..2 {
+            let score = |(index, batch): (usize, &Vec<&Frames>)| house.score(&network, track, batch, index);
+            one_by_one = batches.iter().enumerate().map(score).collect::<anyhow::Result<_>>()?;
+        }
+        let mut difference = 0.0f64;
+        for depth in [1, 2] {
+            let mut underway = VecDeque::new();
+            let mut answers = Vec::new();
+            for (index, batch) in batches.iter().enumerate() {
+                underway.push_back(house.ask(&network, track, batch, index)?);
+                if underway.len() > depth {
+                    answers.extend(underway.pop_front().map(|asked| network.answer(&asked)));
+                }
+            }
+            answers.extend(underway.iter().map(|asked| network.answer(asked)));
+            ensure!(answers.len() == batches.len(), "{} answers", answers.len());
+            for (alone, answer) in one_by_one.iter().zip(answers) {
+                let scores = answer?.0.into_iter().collect::<Result<Vec<_>, _>>()?;
+                difference = difference.max(raw_gap(alone, &scores));
+            }
+        }
+        // The same work in the same order of the device.
+        ok &= difference == 0.0;
+        figures.insert(name.to_owned(), json!({"difference": difference, "limit": 0, "sizes": sizes}));
     }
     Ok(Some((ok, Value::Object(figures))))
 }

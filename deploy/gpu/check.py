@@ -376,6 +376,7 @@ STEPS = {
     "neighbours": lambda house: device_check(house, "neighbours"),
     "graphs": lambda house: device_check(house, "graphs"),
     "kernels": lambda house: device_check(house, "kernels"),
+    "ahead": lambda house: device_check(house, "ahead"),
     "memory": lambda house: device_check(house, "memory"),
     "ceiling": ceiling,
     "engine": lambda house: device_check(house, "engine", f"--seconds={max(2 * house.seconds, 1)}"),

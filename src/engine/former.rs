@@ -169,6 +169,14 @@ impl<T> Former<T> {
         Step::Run(self.form(track, reason, now, max_frames))
     }
 
+    /// What a device that is still busy at `now` can be given already: a batch that would not grow until it is free.
+    pub fn full(&mut self, now: Instant, max_frames: u32) -> Option<Batch<T>> {
+        match self.lead(max_frames)? {
+            (track, true, _) => Some(self.form(track, Reason::Full, now, max_frames)),
+            _ => None,
+        }
+    }
+
     /// Learns from `frames` of `track` scored in `elapsed`.
     pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration, now: Instant) {
         self.pace[index(track)].record(frames, elapsed, now);

@@ -130,7 +130,7 @@ impl Queue {
             let step = state.former.next(now, max_frames);
             state = match step {
                 Step::Run(batch) => {
-                    metrics::batch(batch.track.name(), batch.reason.name(), batch.frames, self.max_batch_frames);
+                    self.count(&batch);
                     return Some(batch);
                 }
                 Step::Wait if state.phase == Phase::Draining && state.former.is_empty() => return None,
@@ -138,6 +138,23 @@ impl Queue {
                 Step::WaitUntil(due) => wait_until(&self.work, state, due, now),
             };
         }
+    }
+
+    /// A full batch, of at most `max_frames`, for a device that is not free yet. Waits for none.
+    pub fn full_batch(&self, max_frames: u32) -> Option<Batch<Waiting>> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.phase == Phase::Closed {
+            return None;
+        }
+        state.answer_expired(now);
+        let batch = state.former.full(now, max_frames)?;
+        self.count(&batch);
+        Some(batch)
+    }
+
+    fn count(&self, batch: &Batch<Waiting>) {
+        metrics::batch(batch.track.name(), batch.reason.name(), batch.frames, self.max_batch_frames);
     }
 
     /// Answers items whose deadlines pass while the devices are busy. Returns when the queue is closed.

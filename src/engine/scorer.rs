@@ -2,7 +2,8 @@
 
 use crate::media::Frames;
 use crate::model::{
-    BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, Fault, LoadOptions, Manifest, ModelError, Track,
+    Asked, BatchTimings, Calibration, Ensemble, EnsembleScore, ExpertSpec, Fault, LoadOptions, Manifest, ModelError,
+    Track,
 };
 use crate::text::TokenIds;
 
@@ -43,27 +44,32 @@ pub trait Scorer {
     /// One prompt's embedding, on the device.
     type Text;
 
+    /// A batch that the device was asked to score.
+    type Asked;
+
     /// What is served.
     fn facts(&self) -> ModelFacts;
 
     /// The embedding of every one of `prompts`. One that is kept must not keep the others.
     fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Vec<Self::Text>, ModelError>;
 
-    /// As [`Ensemble::score`].
-    fn score(
-        &self,
-        track: Track,
-        items: &[&Frames],
-        texts: &[&Self::Text],
-    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError>;
+    /// As [`Ensemble::ask`]. Another batch may be asked for before this one is answered.
+    fn ask(&self, track: Track, items: &[&Frames], texts: &[&Self::Text]) -> Result<Self::Asked, ModelError>;
+
+    /// Whether [`answer`](Self::answer) would wait for nothing.
+    fn has_answer(&self, asked: &Self::Asked) -> bool;
+
+    /// As [`Ensemble::answer`], in the order in which batches were asked for.
+    fn answer(&self, asked: &Self::Asked)
+    -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError>;
 
     /// Frames of the batches of `track` that the first request must not be the first to bring, ascending.
     fn warm_up_frames(&self, track: Track) -> Vec<u32> {
         vec![if track == Track::Image { 1 } else { self.facts().manifest.max_frames }]
     }
 
-    /// What `error`, which [`encode_prompts`](Self::encode_prompts) or [`score`](Self::score) gave, says about the
-    /// device.
+    /// What `error`, which [`encode_prompts`](Self::encode_prompts), [`ask`](Self::ask) or [`answer`](Self::answer) gave,
+    /// says about the device.
     fn diagnose(&self, _error: &ModelError) -> Fault {
         Fault::Batch
     }
@@ -72,6 +78,7 @@ pub trait Scorer {
 impl Scorer for Ensemble {
     /// `[D]` in f32.
     type Text = tch::Tensor;
+    type Asked = Asked;
 
     fn facts(&self) -> ModelFacts {
         let text_dims = self.text_dims().into_iter().map(|(_, dim)| dim).collect();
@@ -83,13 +90,17 @@ impl Scorer for Ensemble {
         (0..prompts.len() as i64).map(|row| Ok(rows.f_get(row)?.f_to_dtype(rows.kind(), false, true)?)).collect()
     }
 
-    fn score(
-        &self,
-        track: Track,
-        items: &[&Frames],
-        texts: &[&Self::Text],
-    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
-        self.score(track, items, &tch::Tensor::f_stack(texts, 0)?)
+    fn ask(&self, track: Track, items: &[&Frames], texts: &[&Self::Text]) -> Result<Asked, ModelError> {
+        self.ask(track, items, &tch::Tensor::f_stack(texts, 0)?)
+    }
+
+    fn has_answer(&self, asked: &Asked) -> bool {
+        // An error is an answer.
+        asked.has_passed().unwrap_or(true)
+    }
+
+    fn answer(&self, asked: &Asked) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
+        self.answer(asked)
     }
 
     fn warm_up_frames(&self, track: Track) -> Vec<u32> {

@@ -1,5 +1,6 @@
 //! The engine's threads, with devices that need no libtorch: what it promises its callers.
 
+mod ahead;
 mod fake;
 
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::former::Batch;
 use super::queue::{Queue, Waiting};
 use super::text_cache::TextCache;
@@ -18,6 +19,9 @@ use crate::trace::{Parent, Span};
 
 /// Batches in a row of which nothing was scored, after which a device must score blank frames or counts as lost.
 const LOST_AFTER: u32 = 2;
+
+/// How often a device that is busy is asked whether it still is, where it is too early for the next batch.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Loads, warms up, reports through `started`, then serves `queue` until it ends or the device is lost.
 pub(super) fn run<S: Scorer>(
@@ -56,7 +60,18 @@ struct Device<'a, S: Scorer> {
     max_frames: u32,
     /// It will never answer again.
     is_lost: bool,
+    ahead: Ahead,
 }
+
+/// A batch that the device was asked to score.
+struct Underway<A> {
+    batch: Batch<Waiting>,
+    since: Instant,
+    asked: Result<Asked<A>, ModelError>,
+}
+
+/// What the device was asked, and when it had been asked for the embeddings of its prompts.
+type Asked<A> = (A, Instant);
 
 type Answers = Vec<Result<Scored, EngineError>>;
 
@@ -65,13 +80,15 @@ impl<'a, S: Scorer> Device<'a, S> {
         let facts = scorer.facts();
         let texts = TextCache::new(config.text_cache_bytes, facts.embedding_bytes());
         let (name, max_frames) = (facts.options.device_name().into(), config.max_batch_frames);
-        Self { name, scorer, texts, config, queue, max_frames, is_lost: false }
+        Self { name, scorer, texts, config, queue, max_frames, is_lost: false, ahead: Ahead::default() }
     }
 
     fn serve(&mut self) {
         let mut failures = 0;
-        while let Some(batch) = self.queue.next_batch(self.max_frames) {
-            let has_failed = self.answer(batch);
+        let mut next = None;
+        while let Some(underway) = next.take().or_else(|| self.next()) {
+            next = self.ask_ahead(&underway);
+            let has_failed = self.answer(underway);
             if self.is_lost {
                 return;
             }
@@ -89,10 +106,50 @@ impl<'a, S: Scorer> Device<'a, S> {
         }
     }
 
-    /// Scores `batch` and answers its items; whether the device failed on every one of them.
-    fn answer(&mut self, batch: Batch<Waiting>) -> bool {
-        let Batch { track, frames, items, reason } = batch;
-        let begin = Instant::now();
+    fn next(&mut self) -> Option<Underway<S::Asked>> {
+        let batch = self.queue.next_batch(self.max_frames)?;
+        Some(self.ask(batch))
+    }
+
+    /// The batch after `underway`, where a full one waits shortly before that is done: it is brought to the device
+    /// meanwhile. Every other may still grow, or give way to what is more urgent.
+    fn ask_ahead(&mut self, underway: &Underway<S::Asked>) -> Option<Underway<S::Asked>> {
+        let Ok((asked, _)) = &underway.asked else { return None };
+        let (track, frames) = (underway.batch.track, underway.batch.frames);
+        while !self.scorer.has_answer(asked) {
+            let early = self.ahead.early(track, frames, underway.since, Instant::now());
+            if early.is_zero() {
+                let batch = self.queue.full_batch(self.max_frames)?;
+                return Some(self.ask(batch));
+            }
+            std::thread::sleep(early.min(A_MOMENT));
+        }
+        None
+    }
+
+    /// Asks the device to score `batch`.
+    fn ask(&mut self, batch: Batch<Waiting>) -> Underway<S::Asked> {
+        let since = Instant::now();
+        let items: Vec<&Item> = batch.items.iter().map(|(_, waiting)| &waiting.item).collect();
+        let asked = self.ask_for(batch.track, &items);
+        self.ahead.asked(since.elapsed());
+        Underway { batch, since, asked }
+    }
+
+    fn ask_for(&mut self, track: Track, items: &[&Item]) -> Result<Asked<S::Asked>, ModelError> {
+        let prompts: Vec<&TokenIds> = items.iter().map(|item| &item.prompt).collect();
+        let embeddings = self.embeddings(&prompts)?;
+        let texts = Instant::now();
+        let embeddings: Vec<&S::Text> = embeddings.iter().map(Rc::as_ref).collect();
+        let frames: Vec<&Frames> = items.iter().map(|item| &item.frames).collect();
+        Ok((self.scorer.ask(track, &frames, &embeddings)?, texts))
+    }
+
+    /// Waits for the scores of a batch and answers its items; whether the device failed on every one of them.
+    fn answer(&mut self, underway: Underway<S::Asked>) -> bool {
+        let Underway { batch: Batch { track, frames, items, reason }, since, asked } = underway;
+        // What was asked for while another batch was computed has waited until that was done.
+        let begin = self.ahead.begin(since);
         let mut span = Span::of_all(items.iter().map(|(_, waiting)| waiting.span), "batch", begin);
         span.set("pcqa.track", track.name());
         span.set("pcqa.reason", reason.name());
@@ -100,8 +157,10 @@ impl<'a, S: Scorer> Device<'a, S> {
         span.set("pcqa.frames", i64::from(frames));
         span.set("pcqa.device", self.name.clone());
         let parts: Vec<&Item> = items.iter().map(|(_, waiting)| &waiting.item).collect();
-        let answers = self.score(track, &parts, begin);
+        let answers = asked.and_then(|asked| self.scored(&asked, &parts, begin, Duration::ZERO));
+        let answers = answers.unwrap_or_else(|error| self.score_parts(track, &parts, begin, error));
         let elapsed = begin.elapsed();
+        self.ahead.answered(track, frames, begin + elapsed, elapsed);
         self.queue.record(track, frames, elapsed);
         metrics::device_busy(&self.name, elapsed);
         let batch = span.parent();
@@ -118,24 +177,27 @@ impl<'a, S: Scorer> Device<'a, S> {
         has_failed
     }
 
-    /// One answer per item. A batch that fails is tried again in halves: it may have been too large for the device's
-    /// memory, which later ones then spare, or one of its items may be at fault, which then fails alone.
+    /// One answer per item, of which a batch was taken at `begin`.
     fn score(&mut self, track: Track, items: &[&Item], begin: Instant) -> Answers {
-        let stopped = || items.iter().map(|_| Err(EngineError::Stopped)).collect();
         if self.is_lost {
-            return stopped();
+            return stopped(items);
         }
-        let error = match self.score_batch(track, items, begin.elapsed()) {
-            Ok(answers) => return answers,
-            Err(error) => error,
-        };
+        let since = Instant::now();
+        let asked = self.ask_for(track, items);
+        let answers = asked.and_then(|asked| self.scored(&asked, items, since, since - begin));
+        answers.unwrap_or_else(|error| self.score_parts(track, items, begin, error))
+    }
+
+    /// After `error`, a batch is tried again in halves: it may have been too large for the device's memory, which later
+    /// ones then spare, or one of its items may be at fault, which then fails alone.
+    fn score_parts(&mut self, track: Track, items: &[&Item], begin: Instant, error: ModelError) -> Answers {
         match self.scorer.diagnose(&error) {
             Fault::Batch => {}
             Fault::Memory => self.spare_memory(items.iter().map(|item| item.frames.count).sum()),
             Fault::Lost => {
                 tracing::error!(device = &*self.name, %error, "the device is lost");
                 self.is_lost = true;
-                return stopped();
+                return stopped(items);
             }
         }
         if items.len() < 2 {
@@ -149,24 +211,24 @@ impl<'a, S: Scorer> Device<'a, S> {
         answers
     }
 
-    /// `queue` is the time that the items have waited since their batch was taken.
-    fn score_batch(&mut self, track: Track, items: &[&Item], queue: Duration) -> Result<Answers, ModelError> {
-        let begin = Instant::now();
-        let prompts: Vec<&TokenIds> = items.iter().map(|item| &item.prompt).collect();
-        let texts = self.embeddings(&prompts)?;
-        let text = begin.elapsed();
-        let frames: Vec<&Frames> = items.iter().map(|item| &item.frames).collect();
-        let texts: Vec<&S::Text> = texts.iter().map(Rc::as_ref).collect();
-        let (scores, timings) = self.scorer.score(track, &frames, &texts)?;
+    /// The scores of `items`, for which the device was asked. It began with them at `begun`, and they had waited for
+    /// `queue` since their batch was taken.
+    fn scored(
+        &self,
+        (asked, texts): &Asked<S::Asked>,
+        items: &[&Item],
+        begun: Instant,
+        queue: Duration,
+    ) -> Result<Answers, ModelError> {
+        let (scores, timings) = self.scorer.answer(asked)?;
         if scores.len() != items.len() {
             return Err(ModelError::Input(format!("{} items came back as {} scores", items.len(), scores.len())));
         }
-        let batch_frames = frames.iter().map(|frames| frames.count).sum();
+        let batch_frames = items.iter().map(|item| item.frames.count).sum();
+        let text = texts.saturating_duration_since(begun);
         let (vision, head) = (timings.vision, timings.head);
         let answer = |score| match score {
-            Ok(score) => {
-                Ok(Scored { score, queue, begun: begin, text, vision, head, batch_frames, batch: Parent::default() })
-            }
+            Ok(score) => Ok(Scored { score, queue, begun, text, vision, head, batch_frames, batch: Parent::default() }),
             Err(error) => Err(EngineError::Model(Arc::new(error))),
         };
         Ok(scores.into_iter().map(answer).collect())
@@ -246,12 +308,17 @@ impl<'a, S: Scorer> Device<'a, S> {
         let items: Vec<Frames> =
             (0..count.div_ceil(longest)).map(|item| blank(item, longest.min(count - item * longest), sides)).collect();
         let texts: Vec<&S::Text> = items.iter().flat_map(|_| &text).collect();
-        let (scores, _) = self.scorer.score(track, &items.iter().collect::<Vec<_>>(), &texts)?;
+        let asked = self.scorer.ask(track, &items.iter().collect::<Vec<_>>(), &texts)?;
+        let (scores, _) = self.scorer.answer(&asked)?;
         scores.into_iter().try_for_each(|score| score.map(drop))?;
         self.queue.record(track, count, begin.elapsed());
         tracing::debug!(?track, frames = count, ms = begin.elapsed().as_millis(), "warmed up");
         Ok(())
     }
+}
+
+fn stopped(items: &[&Item]) -> Answers {
+    items.iter().map(|_| Err(EngineError::Stopped)).collect()
 }
 
 /// Frames that are blank but for the number of their item: equal ones would be looked at once.

@@ -1,16 +1,19 @@
 //! The scoring path of one device: text towers, experts, Eq. 4.
 
+mod asked;
 mod device;
 mod fixed;
 mod inputs;
 mod options;
 mod score;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+pub use self::asked::Asked;
 pub use self::device::{Fault, Serving};
 use self::fixed::{Features, FixedSizes};
 use self::inputs::{Distinct, Uploaded};
@@ -21,7 +24,7 @@ pub use self::score::{EnsembleScore, ExpertScore};
 use super::head::HeadTrace;
 use super::{Bundle, BundleFile, Expert, ExpertSpec, Manifest, ModelError, TextTower, TextTowerSpec, Track, Weights};
 use crate::media::Frames;
-use crate::native::{self, kernels};
+use crate::native::{self, Moment, kernels};
 use crate::text::TokenIds;
 
 /// Where a batch's time went.
@@ -43,6 +46,8 @@ pub struct Ensemble {
     fixed: Option<FixedSizes>,
     /// Whether [our own kernels](kernels) serve.
     kernels: bool,
+    /// When the last batch was answered.
+    answered: Cell<Option<Instant>>,
 }
 
 /// An expert with what turns its raw scores into z.
@@ -106,7 +111,8 @@ impl Ensemble {
             members.push(Member { spec: spec.clone(), expert, mu, sigma });
             native::give_back_memory();
         }
-        Ok(Self { manifest: manifest.clone(), options, towers, members, fixed: None, kernels: false })
+        let (fixed, kernels, answered) = (None, false, Cell::new(None));
+        Ok(Self { manifest: manifest.clone(), options, towers, members, fixed, kernels, answered })
     }
 
     /// As [`load`](Self::load), by the thread that is to serve, which the device is made ready for.
@@ -116,14 +122,13 @@ impl Ensemble {
         let ensemble = Self { kernels: serving.kernels && device::has_kernels(options), ..ensemble };
         // Every size costs the CPU what it has.
         let pays = options.device != Device::Cpu;
-        Ok(if pays { ensemble.in_fixed_sizes(serving.max_batch_frames, serving.graphs) } else { ensemble })
+        if pays { ensemble.in_fixed_sizes(serving.max_batch_frames, serving.graphs) } else { Ok(ensemble) }
     }
 
     /// From now on batches of at most `max_frames` are padded up to one of few sizes; with `graphs`, a CUDA device is
     /// asked for each of them in one call when it has been seen once.
-    #[must_use]
-    pub fn in_fixed_sizes(self, max_frames: u32, graphs: bool) -> Self {
-        Self { fixed: Some(FixedSizes::new(self.options.device, max_frames, graphs)), ..self }
+    pub fn in_fixed_sizes(self, max_frames: u32, graphs: bool) -> Result<Self, ModelError> {
+        Ok(Self { fixed: Some(FixedSizes::new(self.options.device, max_frames, graphs)?), ..self })
     }
 
     /// The fixed sizes in frames, ascending; none where batches are as large as they are.
@@ -189,30 +194,18 @@ impl Ensemble {
         items: &[&Frames],
         text: &Tensor,
     ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
-        let (traces, mut timings) = self.trace(track, items, text)?;
-        let start = Instant::now();
-        let mut opinions = vec![Vec::with_capacity(traces.len()); items.len()];
-        for (member, trace) in self.members_of(track).zip(&traces) {
-            for (opinions, raw) in opinions.iter_mut().zip(trace.raw()?) {
-                opinions.push(member.opinion(raw));
-            }
-        }
-        let combine = |experts| EnsembleScore::new(experts, &self.manifest.mos);
-        let scores = opinions.into_iter().map(combine).collect();
-        timings.head += start.elapsed();
-        Ok((scores, timings))
+        self.answer(&self.ask(track, items, text)?)
     }
 
     /// What [`score`](Self::score) computes before Eq. 4, step by step and expert by expert.
-    pub fn trace(
-        &self,
-        track: Track,
-        items: &[&Frames],
-        text: &Tensor,
-    ) -> Result<(Vec<ExpertTrace>, BatchTimings), ModelError> {
+    pub fn trace(&self, track: Track, items: &[&Frames], text: &Tensor) -> Result<Vec<ExpertTrace>, ModelError> {
+        self.traced(track, items, text).map(|(traces, _)| traces)
+    }
+
+    /// As [`trace`](Self::trace), with the moment when the embeddings are there. Asks the device and does not wait.
+    fn traced(&self, track: Track, items: &[&Frames], text: &Tensor) -> Result<(Vec<ExpertTrace>, Moment), ModelError> {
         let _no_grad = tch::no_grad_guard();
         let _kernels = kernels::scope(self.options.device, self.kernels);
-        let start = Instant::now();
         self.check_batch(track, items, text)?;
         let distinct = Distinct::new(items);
         let sides = self.sides(track);
@@ -221,9 +214,7 @@ impl Ensemble {
             Some(fixed) => fixed.features(track, &distinct.frames, &sides, compute)?,
             None => compute(&upload(&distinct.frames, &sides, self.options.device)?)?,
         };
-        // So that stages are timed apart.
-        native::wait_for(self.options.device)?;
-        let vision = start.elapsed();
+        let seen = Moment::mark(self.options.device)?;
         let counts = distinct.counts();
         let mut traces = Vec::with_capacity(features.len());
         for (member, views) in self.members_of(track).zip(features) {
@@ -234,7 +225,7 @@ impl Ensemble {
             let views = views.into_iter().map(judge).collect::<Result<_, _>>()?;
             traces.push(ExpertTrace { name: member.spec.name.clone(), views });
         }
-        Ok((traces, BatchTimings { vision, head: start.elapsed() - vision }))
+        Ok((traces, seen))
     }
 
     /// Eq. 4 of one item's raw scores, which are those of `track`'s experts in their order, with the calibration that
@@ -296,9 +287,13 @@ impl Member {
 impl ExpertTrace {
     /// f of each item: the mean over the views.
     pub fn raw(&self) -> Result<Vec<f64>, ModelError> {
+        Ok(Vec::try_from(self.mean()?.f_to_device(Device::Cpu)?)?)
+    }
+
+    /// As [`raw`](Self::raw), `[B]` in f64 on the device.
+    fn mean(&self) -> Result<Tensor, TchError> {
         let views: Vec<&Tensor> = self.views.iter().map(|view| &view.head.raw).collect();
-        let raw = Tensor::f_stack(&views, 0)?.f_mean_dim([0].as_slice(), false, Kind::Double)?;
-        Ok(Vec::try_from(raw.f_to_device(Device::Cpu)?)?)
+        Tensor::f_stack(&views, 0)?.f_mean_dim([0].as_slice(), false, Kind::Double)
     }
 }
 

@@ -5,6 +5,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::ops::{Forward, Linear, activate, multiply};
 use super::{Activation, ExpertSpec, Mixer, ModelError, Track, Weights};
+use crate::native;
 
 /// One expert's head.
 pub struct Head {
@@ -122,10 +123,10 @@ impl Padded {
         let (kind, device, items) = (features.kind(), features.device(), counts.len() as i64);
         let slots: Vec<i64> =
             (0..).zip(counts).flat_map(|(item, &n)| (0..n).map(move |t| item * longest + t)).collect();
-        let slots = Tensor::f_from_slice(&slots)?.f_to_device(device)?;
+        let slots = native::uploaded(Tensor::f_from_slice(&slots)?, device)?;
         let empty = Tensor::f_zeros([items * longest, channels], (kind, device))?;
         let frames = empty.f_index_copy(0, &slots, features)?.f_reshape([items, longest, channels])?;
-        let counts = Tensor::f_from_slice(counts)?.f_to_device(device)?.f_reshape([items, 1])?;
+        let counts = native::uploaded(Tensor::f_from_slice(counts)?, device)?.f_reshape([items, 1])?;
         let mask = Tensor::f_arange(longest, (Kind::Int64, device))?.f_lt_tensor(&counts)?;
         Ok(Self {
             frames: frames.f_transpose(1, 2)?,

@@ -11,6 +11,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use self::layout::{Attention, Layout, Projection, is_foreign};
 use super::ops::{Forward, LayerNorm, Linear, activate, add, attention};
 use super::{Activation, ModelError, TextTowerSpec, Weights};
+use crate::native;
 use crate::text::TokenIds;
 
 const EPS: f64 = 1e-5;
@@ -113,8 +114,8 @@ impl TextTower {
     }
 
     fn embed(&self, ids: &[i64], ends: &[i64], length: i64) -> Forward {
-        let ids = Tensor::f_from_slice(ids)?.f_reshape([-1, length])?.f_to_device(self.device)?;
-        let ends = Tensor::f_from_slice(ends)?.f_to_device(self.device)?;
+        let ids = native::uploaded(Tensor::f_from_slice(ids)?, self.device)?.f_reshape([-1, length])?;
+        let ends = native::uploaded(Tensor::f_from_slice(ends)?, self.device)?;
         let mut x = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
         x = x.f_add(&self.positional_embedding.f_narrow(0, 0, length)?)?;
         for block in &self.blocks {

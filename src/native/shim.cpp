@@ -13,11 +13,13 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -86,6 +88,57 @@ char* pcqa_wait(int32_t index) {
     const auto impl = guard();
     impl.synchronizeStream(impl.getStream(cuda(index)));
   });
+}
+
+// Another stream than the one that this thread asks on.
+char* pcqa_stream_new(int32_t index, int64_t* stream) {
+  return guarded([&] {
+    const auto impl = guard();
+    c10::Stream made = impl.getStreamFromGlobalPool(cuda(index));
+    if (made == impl.getStream(cuda(index))) {
+      made = impl.getStreamFromGlobalPool(cuda(index));
+    }
+    *stream = made.id();
+  });
+}
+
+// From now on this thread asks on `stream`; gives the one that it asked on before.
+char* pcqa_stream_enter(int32_t index, int64_t stream, int64_t* before) {
+  return guarded([&] {
+    *before = guard().exchangeStream(c10::Stream(c10::Stream::UNSAFE, cuda(index), stream)).id();
+  });
+}
+
+// The end of what this thread's stream has been asked until now.
+char* pcqa_event_new(int32_t index, void** event) {
+  return guarded([&] {
+    const auto impl = guard();
+    auto made = std::make_unique<c10::Event>(c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT);
+    made->record(impl.getStream(cuda(index)));
+    *event = made.release();
+  });
+}
+
+// What this thread's stream is asked from now on waits for it; this thread does not.
+char* pcqa_event_hold(int32_t index, void* event) {
+  return guarded([&] { static_cast<c10::Event*>(event)->block(guard().getStream(cuda(index))); });
+}
+
+char* pcqa_event_wait(void* event) {
+  return guarded([&] { static_cast<c10::Event*>(event)->synchronize(); });
+}
+
+char* pcqa_event_has_passed(void* event, bool* passed) {
+  return guarded([&] { *passed = static_cast<c10::Event*>(event)->query(); });
+}
+
+// Between two events that have passed.
+char* pcqa_event_elapsed(void* first, void* second, double* milliseconds) {
+  return guarded([&] { *milliseconds = static_cast<c10::Event*>(first)->elapsedTime(*static_cast<c10::Event*>(second)); });
+}
+
+void pcqa_event_delete(void* event) {
+  delete static_cast<c10::Event*>(event);
 }
 
 // `tensor` moves to memory that devices read without the processor's help.

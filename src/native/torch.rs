@@ -54,7 +54,7 @@ pub(super) fn index(device: usize) -> Result<i32, TchError> {
 }
 
 /// The index of a CUDA device, where the CUDA part of libtorch is there to be asked.
-fn cuda_index(device: Device) -> Result<Option<i32>, TchError> {
+pub(super) fn cuda_index(device: Device) -> Result<Option<i32>, TchError> {
     match device {
         Device::Cuda(device) => {
             super::cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
@@ -182,15 +182,44 @@ pub fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
     checked(unsafe { pcqa_pin(tensor.as_mut_ptr().cast()) })
 }
 
-/// Copies values from one tensor to another of the same shape. Where `from` is [pinned](pin) it only asks for it: `from`
-/// must not change until the device was [waited for](wait_for).
+/// Copies values from one tensor to another of the same shape. Between [pinned](pin) memory and a CUDA device, and on
+/// one, it only asks for it: until the device was [waited for](wait_for), `from` must not change and `to` not be read.
 ///
 /// # Errors
 /// Those of libtorch.
 pub fn copy(to: &mut Tensor, from: &Tensor) -> Result<(), TchError> {
-    // SAFETY: tch's pointers are ones to at::Tensor; of `from` nothing is changed. libtorch keeps pinned memory until
-    // the copy is done.
+    // SAFETY: tch's pointers are ones to at::Tensor; of `from` nothing is changed. libtorch keeps pinned memory, of
+    // either, until the copy is done.
     checked(unsafe { pcqa_copy(to.as_mut_ptr().cast(), from.as_ptr().cast_mut().cast()) })
+}
+
+/// `tensor`, which is in this process's memory, on `device`. A CUDA device is only asked for it.
+///
+/// # Errors
+/// Those of libtorch; CUDA is not there.
+pub fn uploaded(mut tensor: Tensor, device: Device) -> Result<Tensor, TchError> {
+    if device == Device::Cpu {
+        return Ok(tensor);
+    }
+    pin(&mut tensor)?;
+    let mut there = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
+    copy(&mut there, &tensor)?;
+    Ok(there)
+}
+
+/// `tensor` in this process's memory. A CUDA device is only asked for it: there are no values before it has been waited
+/// for.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn downloaded(tensor: Tensor) -> Result<Tensor, TchError> {
+    if tensor.device() == Device::Cpu {
+        return Ok(tensor);
+    }
+    let mut here = Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?;
+    pin(&mut here)?;
+    copy(&mut here, &tensor)?;
+    Ok(here)
 }
 
 /// GELU(x Wᵀ + b) of `x` `[rows, inputs]` as one operation. On a GPU it is the GELU approximated by tanh.

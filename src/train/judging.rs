@@ -97,7 +97,7 @@ impl Judge {
     /// Raw scores of each item, by every expert of `track` in the bundle's order.
     pub(super) fn raw(&mut self, track: Track, items: &[&Item], frames: &[&Frames]) -> anyhow::Result<Vec<Vec<Views>>> {
         let text = self.text(items)?;
-        let (traces, _) = self.ensemble.trace(track, frames, &text)?;
+        let traces = self.ensemble.trace(track, frames, &text)?;
         let mut opinions = vec![Vec::with_capacity(traces.len()); items.len()];
         for trace in &traces {
             let both = trace.raw()?;

@@ -63,7 +63,7 @@ fn items_of_the_same_bytes_are_looked_at_once() {
         let items = [&media[0], &media[2], &media[0], &media[1], &copy, &media[0]];
         let prompts: Vec<TokenIds> = (0..items.len()).map(prompt).collect();
         let text = network.encode_prompts(&prompts.iter().collect::<Vec<_>>()).unwrap();
-        let (traces, _) = network.trace(track, &items, &text).unwrap();
+        let traces = network.trace(track, &items, &text).unwrap();
         for view in traces.iter().flat_map(|trace| &trace.views) {
             assert_eq!(view.features.size()[0], distinct);
             assert_eq!(view.head.raw.size(), [6]);
@@ -85,7 +85,7 @@ fn clips_that_differ_in_the_last_byte_or_in_length_are_not_the_same() {
     *other.stacks[0].rgb.last_mut().unwrap() ^= 1;
     let items = [&short, &whole, &other];
     let text = network.encode_prompts(&[&prompt(1); 3]).unwrap();
-    let (traces, _) = network.trace(Track::Video, &items, &text).unwrap();
+    let traces = network.trace(Track::Video, &items, &text).unwrap();
     assert!(traces.iter().all(|trace| trace.views[0].features.size()[0] == 8));
 }
 

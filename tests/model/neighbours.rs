@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pcqa::media::{FrameStack, Frames};
-use pcqa::model::{Bundle, Device, Dtype, Ensemble, EnsembleScore, LoadOptions, Track};
+use pcqa::model::{Asked, Bundle, Device, Dtype, Ensemble, EnsembleScore, LoadOptions, Track};
 use pcqa::text::TokenIds;
 use pcqa::train::hash_init::bits;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ impl House {
         let options = LoadOptions { device: Device::Cpu, dtype, tta: false };
         let network = Ensemble::load(&Bundle::demo().unwrap(), options).unwrap();
         let network = match padded {
-            Some(frames) => network.in_fixed_sizes(frames, true),
+            Some(frames) => network.in_fixed_sizes(frames, true).unwrap(),
             None => network,
         };
         let mut media: Vec<Frames> = Vec::new();
@@ -166,4 +166,25 @@ fn padding_changes_no_score_and_is_not_scored() {
         let gap = z(&plain, padded);
         assert!(gap <= 1e-4, "{gap}");
     }
+}
+
+#[test]
+fn batches_that_are_asked_for_one_behind_the_other_score_as_one_by_one() {
+    let house = House::padding(Track::Video, Dtype::F32, &LENGTHS, Some(64));
+    let prompt = TokenIds { ids: [START, 320, END].into(), truncated: false };
+    let text = house.network.encode_prompts(&[&prompt]).unwrap();
+    let batches: Vec<Vec<&Frames>> = house.media.chunks(3).map(|media| media.iter().collect()).collect();
+    let ask = |batch: &Vec<&Frames>| {
+        let text = text.expand([batch.len() as i64, -1], false);
+        house.network.ask(Track::Video, batch, &text).unwrap()
+    };
+    let mos = |asked: &Asked| -> Vec<f64> {
+        let (scores, _) = house.network.answer(asked).unwrap();
+        scores.into_iter().map(|score| score.unwrap().mos).collect()
+    };
+    let asked: Vec<Asked> = batches.iter().map(ask).collect();
+    let behind: Vec<Vec<f64>> = asked.iter().map(mos).collect();
+    let one_by_one: Vec<Vec<f64>> = batches.iter().map(|batch| mos(&ask(batch))).collect();
+    assert!(batches.len() > 1 && behind[0] != behind[1]);
+    assert_eq!(behind, one_by_one);
 }

@@ -78,7 +78,7 @@ fn compare(network: &Ensemble, ensemble: &GoldenEnsemble, case: &Case, report: &
     note(report, format!("{}/text", ensemble.name()), distance(&elements(&text), &step(&format!("{at}/text"))));
 
     let pictures = case.pictures(&network.sides(case.track));
-    let (traces, _) = network.trace(case.track, &[&pictures], &text).unwrap();
+    let traces = network.trace(case.track, &[&pictures], &text).unwrap();
     for expert in &traces {
         assert_eq!(expert.views.len(), if case.tta { 2 } else { 1 });
         for (index, view) in expert.views.iter().enumerate() {

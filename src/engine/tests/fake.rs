@@ -1,5 +1,6 @@
 //! A device without libtorch, and a house around it.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ pub const PANICS: u8 = 254;
 pub const FAILS_BATCH: u8 = 255;
 
 /// Scores an item by the first byte of its frames, with its prompt's length as z. While the gate is shut, batches wait
-/// before it, other than the warm-up's of blank frames.
+/// before it, other than the warm-up's of blank frames: when they are asked for, or, of one that computes beside its
+/// thread, when they are to be answered.
 #[derive(Clone, Default)]
 pub struct Fake {
     pub gate: Arc<Gate>,
@@ -39,6 +41,28 @@ pub struct Fake {
     pub broken: Arc<AtomicBool>,
     /// Sizes of images that it wants to be warmed up in.
     pub sizes: Option<Vec<u32>>,
+    /// Whether it computes beside its thread.
+    pub beside: bool,
+    /// In their order.
+    pub events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What happened to the items of these first bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Asked(Vec<u8>),
+    Answered(Vec<u8>),
+}
+
+type Scores = Vec<Result<EnsembleScore, ModelError>>;
+
+/// What it was asked.
+pub struct Asked {
+    bytes: Vec<u8>,
+    frames: u32,
+    texts: Vec<usize>,
+    /// Where it computes on its thread.
+    scores: RefCell<Option<Scores>>,
 }
 
 #[derive(Default)]
@@ -61,33 +85,15 @@ impl Gate {
     }
 }
 
-impl Scorer for Fake {
-    type Text = usize;
-
-    fn facts(&self) -> ModelFacts {
-        ModelFacts { manifest: manifest(), text_dims: vec![8], options: OPTIONS }
-    }
-
-    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Vec<usize>, ModelError> {
-        self.encoded.lock().unwrap().extend(prompts.iter().map(|prompt| prompt.ids.to_vec()));
-        Ok(prompts.iter().map(|prompt| prompt.ids.len()).collect())
-    }
-
-    fn score(
-        &self,
-        _: Track,
-        items: &[&Frames],
-        texts: &[&usize],
-    ) -> Result<(Vec<Result<EnsembleScore, ModelError>>, BatchTimings), ModelError> {
-        let bytes: Vec<u8> = items.iter().map(|item| item.stacks[0].rgb[0]).collect();
-        if bytes != [0] {
+impl Fake {
+    fn compute(&self, Asked { bytes, frames, texts, .. }: &Asked) -> Result<Scores, ModelError> {
+        if *bytes != [0] {
             self.gate.pass();
         }
         if bytes.contains(&BREAKS_DEVICE) {
             self.broken.store(true, Ordering::SeqCst);
         }
-        let frames: u32 = items.iter().map(|item| item.count).sum();
-        if bytes.contains(&LARGE) && frames > FITS {
+        if bytes.contains(&LARGE) && *frames > FITS {
             return Err(ModelError::Device(tch::TchError::FileFormat("memory".to_owned())));
         }
         if bytes.contains(&LOSES_DEVICE) {
@@ -100,11 +106,50 @@ impl Scorer for Fake {
             return Err(ModelError::Device(tch::TchError::FileFormat("lost".to_owned())));
         }
         self.batches.lock().unwrap().push(bytes.clone());
-        let score = |(byte, text): (u8, &&usize)| match byte {
+        let score = |(&byte, &text): (&u8, &usize)| match byte {
             FAILS_ALONE => Err(ModelError::NotFinite { what: "fake".to_owned(), value: f64::NAN }),
-            _ => Ok(score(f64::from(byte), **text as f64)),
+            _ => Ok(score(f64::from(byte), text as f64)),
         };
-        Ok((bytes.into_iter().zip(texts).map(score).collect(), BatchTimings::default()))
+        Ok(bytes.iter().zip(texts).map(score).collect())
+    }
+}
+
+impl Scorer for Fake {
+    type Text = usize;
+    type Asked = Asked;
+
+    fn facts(&self) -> ModelFacts {
+        ModelFacts { manifest: manifest(), text_dims: vec![8], options: OPTIONS }
+    }
+
+    fn encode_prompts(&self, prompts: &[&TokenIds]) -> Result<Vec<usize>, ModelError> {
+        self.encoded.lock().unwrap().extend(prompts.iter().map(|prompt| prompt.ids.to_vec()));
+        Ok(prompts.iter().map(|prompt| prompt.ids.len()).collect())
+    }
+
+    fn ask(&self, _: Track, items: &[&Frames], texts: &[&usize]) -> Result<Asked, ModelError> {
+        let bytes: Vec<u8> = items.iter().map(|item| item.stacks[0].rgb[0]).collect();
+        let frames = items.iter().map(|item| item.count).sum();
+        self.events.lock().unwrap().push(Event::Asked(bytes.clone()));
+        let asked =
+            Asked { bytes, frames, texts: texts.iter().map(|text| **text).collect(), scores: RefCell::default() };
+        if !self.beside {
+            asked.scores.replace(Some(self.compute(&asked)?));
+        }
+        Ok(asked)
+    }
+
+    fn has_answer(&self, _: &Asked) -> bool {
+        !self.beside
+    }
+
+    fn answer(&self, asked: &Asked) -> Result<(Scores, BatchTimings), ModelError> {
+        let scores = match asked.scores.take() {
+            Some(scores) => scores,
+            None => self.compute(asked)?,
+        };
+        self.events.lock().unwrap().push(Event::Answered(asked.bytes.clone()));
+        Ok((scores, BatchTimings::default()))
     }
 
     fn diagnose(&self, error: &ModelError) -> Fault {
@@ -134,7 +179,15 @@ impl House {
     }
 
     pub fn with_devices(devices: usize, max_queue_frames: u64) -> Self {
-        let fake = Fake::default();
+        Self::of(Fake::default(), devices, max_queue_frames)
+    }
+
+    /// Whose device computes beside its thread.
+    pub fn beside(max_queue_frames: u64) -> Self {
+        Self::of(Fake { beside: true, ..Fake::default() }, 1, max_queue_frames)
+    }
+
+    fn of(fake: Fake, devices: usize, max_queue_frames: u64) -> Self {
         let load = || {
             let fake = fake.clone();
             move || Ok(fake)
@@ -142,6 +195,7 @@ impl House {
         let engine = Engine::start((0..devices).map(|_| load()).collect(), config(max_queue_frames)).unwrap();
         fake.batches.lock().unwrap().clear();
         fake.encoded.lock().unwrap().clear();
+        fake.events.lock().unwrap().clear();
         Self { engine, fake }
     }
 

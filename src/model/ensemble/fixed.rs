@@ -3,6 +3,9 @@
 //!
 //! Frames are padded up to the next size with what the place held before. No row of a network's result depends on
 //! another row, so padding changes no score; its rows are cut off.
+//!
+//! Nothing here waits for a batch to be computed: while a GPU computes one, the frames of the next one are uploaded on a
+//! stream of their own.
 
 use std::cell::RefCell;
 
@@ -13,7 +16,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::inputs::{Uploaded, frame_bytes, frames_at, upload};
 use crate::media::Frames;
 use crate::model::{ModelError, Track};
-use crate::native::{self, Graph, GraphPool};
+use crate::native::{self, Graph, GraphPool, Moment, Stream};
 
 /// Frames that are copied together, and then uploaded while the next ones are copied.
 const AT_ONCE: usize = 16;
@@ -33,16 +36,25 @@ pub(super) struct FixedSizes {
     recorded: RefCell<Vec<Recorded>>,
     /// Who copies frames; none where the device's thread does.
     copiers: Option<ThreadPool>,
+    /// Where frames are uploaded; none on the CPU.
+    uploads: Option<Stream>,
     /// Where graphs are recorded; none where they are not.
     pool: RefCell<Option<GraphPool>>,
 }
 
-/// Frames of one side, `[largest size, S, S, 3]`: in this process's memory and on the device, which is the same on the
-/// CPU.
+/// Frames of one side, `[largest size, S, S, 3]`. On the CPU all three are the same.
 struct Place {
     side: u32,
+    /// In this process's memory.
     host: Tensor,
+    /// On the device, where they are uploaded to while what is in `device` may still be read.
+    arrived: Tensor,
+    /// On the device, where the backbones read.
     device: Tensor,
+    /// When `host` has been read.
+    uploaded: Option<Moment>,
+    /// When `arrived` has been read.
+    taken: Moment,
 }
 
 /// The backbones of a track over a size.
@@ -55,7 +67,7 @@ struct Recorded {
 
 impl FixedSizes {
     /// For batches of at most `max_frames`; with `graphs`, what a CUDA device does is recorded at first sight.
-    pub(super) fn new(device: Device, max_frames: u32, graphs: bool) -> Self {
+    pub(super) fn new(device: Device, max_frames: u32, graphs: bool) -> Result<Self, TchError> {
         let pool = match device {
             Device::Cuda(index) if graphs => GraphPool::new(index)
                 .inspect_err(|error| tracing::warn!(%error, "no CUDA graphs: batches are asked for step by step"))
@@ -63,14 +75,15 @@ impl FixedSizes {
             _ => None,
         };
         let copiers = (device != Device::Cpu).then(|| ThreadPoolBuilder::new().num_threads(COPIERS).build().ok());
-        Self {
+        Ok(Self {
             device,
             copiers: copiers.flatten(),
+            uploads: Stream::beside(device)?,
             sizes: sizes(max_frames),
             places: RefCell::default(),
             recorded: RefCell::default(),
             pool: RefCell::new(pool),
-        }
+        })
     }
 
     /// All of them, ascending.
@@ -113,8 +126,6 @@ impl FixedSizes {
 
     /// Asks for the upload of the items' frames to the first rows of the places, `size` of which are given.
     fn fill(&self, items: &[&Frames], sides: &[u32], size: u32) -> Result<Uploaded, ModelError> {
-        // An earlier batch that failed on its way may still be read from there.
-        native::wait_for(self.device)?;
         let mut places = self.places.borrow_mut();
         let mut uploaded = Uploaded::with_capacity(sides.len());
         for &side in sides {
@@ -127,7 +138,7 @@ impl FixedSizes {
                 }
             };
             let place = &mut places[index];
-            place.fill(items, self.copiers.as_ref())?;
+            place.fill(items, self.copiers.as_ref(), self.uploads.as_ref())?;
             uploaded.push((side, place.device.f_narrow(0, 0, size.into())?));
         }
         Ok(uploaded)
@@ -163,22 +174,37 @@ impl Place {
     fn new(side: u32, rows: u32, device: Device) -> Result<Self, ModelError> {
         let shape: [i64; 4] = [rows.into(), side.into(), side.into(), 3];
         let mut host = Tensor::f_zeros(shape, (Kind::Uint8, Device::Cpu))?;
-        if device == Device::Cpu {
-            return Ok(Self { side, device: host.shallow_clone(), host });
-        }
-        if let Err(error) = native::pin(&mut host) {
+        let there = |host: &Tensor| match device {
+            Device::Cpu => Ok(host.shallow_clone()),
+            _ => Tensor::f_zeros(shape, (Kind::Uint8, device)),
+        };
+        let (arrived, device_frames) = (there(&host)?, there(&host)?);
+        if device != Device::Cpu
+            && let Err(error) = native::pin(&mut host)
+        {
             tracing::warn!(%error, "uploads come from memory that is not pinned and take longer");
         }
-        Ok(Self { side, device: Tensor::f_zeros(shape, (Kind::Uint8, device))?, host })
+        // No upload may overtake the zeros.
+        Ok(Self { side, host, arrived, device: device_frames, uploaded: None, taken: Moment::mark(device)? })
     }
 
-    /// Some frames are on their way while the next ones are copied.
-    fn fill(&mut self, items: &[&Frames], copiers: Option<&ThreadPool>) -> Result<(), ModelError> {
+    /// Some frames are on their way while the next ones are copied. What is asked of the device after this reads them.
+    fn fill(
+        &mut self,
+        items: &[&Frames],
+        copiers: Option<&ThreadPool>,
+        uploads: Option<&Stream>,
+    ) -> Result<(), ModelError> {
         let bytes = frame_bytes(self.side);
         let mut frames = Vec::new();
         for item in items {
             frames.extend(frames_at(item, self.side)?);
         }
+        if let Some(uploaded) = &self.uploaded {
+            uploaded.wait()?;
+        }
+        let beside = uploads.map(Stream::enter).transpose()?;
+        self.taken.hold()?;
         for (index, frames) in frames.chunks(AT_ONCE).enumerate() {
             let row = index * AT_ONCE;
             let host = native::bytes_mut(&mut self.host).unwrap_or_default();
@@ -188,12 +214,30 @@ impl Place {
                 Some(copiers) => copiers.install(|| host.par_chunks_exact_mut(bytes).zip(frames).for_each(copy)),
                 None => host.chunks_exact_mut(bytes).zip(frames).for_each(copy),
             }
-            if self.device.device() != Device::Cpu {
+            if beside.is_some() {
                 let (row, count) = (row as i64, frames.len() as i64);
-                native::copy(&mut self.device.f_narrow(0, row, count)?, &self.host.f_narrow(0, row, count)?)?;
+                native::copy(&mut self.arrived.f_narrow(0, row, count)?, &self.host.f_narrow(0, row, count)?)?;
             }
         }
+        if let Some(beside) = beside {
+            let device = self.device.device();
+            let uploaded = self.uploaded.insert(Moment::mark(device)?);
+            drop(beside);
+            uploaded.hold()?;
+            let count = frames.len() as i64;
+            native::copy(&mut self.device.f_narrow(0, 0, count)?, &self.arrived.f_narrow(0, 0, count)?)?;
+            self.taken = Moment::mark(device)?;
+        }
         Ok(())
+    }
+}
+
+impl Drop for Place {
+    /// libtorch knows of one stream that memory is used on: it might give `arrived` to others while it is written.
+    fn drop(&mut self) {
+        if let Some(uploaded) = &self.uploaded {
+            let _ = uploaded.wait();
+        }
     }
 }
 

@@ -47,7 +47,7 @@ impl<'a> Distinct<'a> {
             total += i64::from(frames.count);
         }
         let rows = self.owners.iter().flat_map(|&owner| (starts[owner]..).take(self.frames[owner].count as usize));
-        let rows = Tensor::f_from_slice(&rows.collect::<Vec<i64>>())?.f_to_device(features.device())?;
+        let rows = native::uploaded(Tensor::f_from_slice(&rows.collect::<Vec<i64>>())?, features.device())?;
         features.f_index_select(0, &rows)
     }
 }

@@ -126,7 +126,7 @@ impl<'a> Scorer<'a> {
             frames.extend(&loaded.frames);
         }
         let text = self.encode(&prompts)?;
-        let (traces, _) = self.ensemble.trace(self.track, &frames, &text)?;
+        let traces = self.ensemble.trace(self.track, &frames, &text)?;
         let raw = traces.iter().map(views).collect::<Result<Vec<_>, _>>()?;
         let count = loaded.indices.len();
         for (place, &item) in loaded.indices.iter().enumerate() {
