@@ -6,6 +6,7 @@ mod fixed;
 mod inputs;
 mod options;
 mod score;
+mod trust;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -119,7 +120,8 @@ impl Ensemble {
     pub fn serve(bundle: &Bundle, options: LoadOptions, serving: Serving) -> Result<Self, ModelError> {
         device::prepare(options.device, serving.memory_bytes)?;
         let ensemble = Self::from_files(bundle.manifest(), options, |name| bundle.file(name))?;
-        let ensemble = Self { kernels: serving.kernels && device::has_kernels(options), ..ensemble };
+        let kernels = serving.kernels && device::has_kernels(options) && ensemble.trusts_kernels();
+        let ensemble = Self { kernels, ..ensemble };
         // Every size costs the CPU what it has.
         let pays = options.device != Device::Cpu;
         if pays { ensemble.in_fixed_sizes(serving.max_batch_frames, serving.graphs) } else { Ok(ensemble) }
