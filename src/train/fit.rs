@@ -64,7 +64,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME[,NAME...]")]
     expert: Option<String>,
     /// Go on with the run in --out, or with every run that was begun in its folders, of experts and of their folds, with
-    /// the settings and the data that each has. Experts of `--expert all` that were not begun are trained by the first command again
+    /// the settings and the data that each has. Experts of `--expert all` that were not begun are trained by the first
+    /// command again
     #[arg(long, conflicts_with_all = ["config", "data", "folds", "fold"])]
     resume: bool,
     /// Cross-validation: deal the items into so many parts and hold each of them out once, one run after the other in

@@ -30,7 +30,7 @@ pub(super) struct Learnt {
 pub(in crate::train) struct Test {
     pub(in crate::train) name: String,
     pub(in crate::train) items: Vec<Item>,
-    /// Its prompts, and how many of them experts were trained on with other media.
+    /// Its prompts, and how many of them experts were trained on with other files.
     pub(in crate::train) prompts: usize,
     pub(in crate::train) known_prompts: usize,
 }

@@ -161,7 +161,8 @@ impl Run {
     fn stopped(&self) -> String {
         let (step, steps) = (self.progress.step, self.schedule.steps());
         format!(
-            "stopped by a signal after step {step} of {steps}; --resume goes on from there, and of several runs the same command"
+            "stopped by a signal after step {step} of {steps}; --resume goes on from there, and of several runs the same \
+             command"
         )
     }
 
