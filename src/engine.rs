@@ -3,8 +3,9 @@
 //!
 //! One operating-system thread owns every tensor of its device: libtorch's memory grows with each thread that computes,
 //! and tensors are not to be shared. Several devices take their batches from one line. It is counted in frames and
-//! ordered by priority, callers in turn, and deadline (`line`); a batch is formed when a device is free (`former`); what is cancelled or
-//! too late leaves the line at once and never costs device time.
+//! ordered by priority, callers in turn, and deadline (`line`); a batch is formed when a device is free (`former`), or a
+//! full one shortly before that (`ahead`); what is cancelled or too late leaves the line at once and never costs device
+//! time.
 
 mod ahead;
 mod budget;

@@ -8,6 +8,7 @@ mod graph;
 pub mod kernels;
 mod stream;
 mod torch;
+mod transfer;
 
 use std::fs::File;
 use std::io;
@@ -18,9 +19,10 @@ pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
 pub use self::graph::{Graph, GraphPool};
 pub use self::stream::{Moment, OnStream, Stream};
 pub use self::torch::{
-    AdamWStep, DeviceMemory, InferenceMode, adamw, bytes_mut, copy, downloaded, empty_cache, exact_arithmetic,
-    linear_gelu, memory, norm, own_stream, pin, tensor, uploaded, wait_for,
+    AdamWStep, DeviceMemory, InferenceMode, adamw, empty_cache, exact_arithmetic, linear_gelu, memory, norm,
+    own_stream, tensor, wait_for,
 };
+pub use self::transfer::{bytes_mut, copy, downloaded, pin, uploaded};
 
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///

@@ -63,7 +63,7 @@ impl Ensemble {
 fn pictures(sides: &[u32]) -> Frames {
     let stack = |&side: &u32| {
         let pixel = |picture: u32, y: u32, x: u32| {
-            let stripes = if (x / 5 + y / (3 + picture)) % 2 == 0 { 40 } else { 200 };
+            let stripes = if (x / 5 + y / (3 + picture)).is_multiple_of(2) { 40 } else { 200 };
             [stripes, (255 * x / side) as u8, (255 * y / side) as u8]
         };
         let rows = (0..PICTURES).flat_map(|picture| (0..side).map(move |y| (picture, y)));
