@@ -1,4 +1,4 @@
-// Our own kernels (`kernels.cu`), part of the second shim: compiled by NVRTC, which comes with libtorch's CUDA part and
+// Our own kernels (`kernels.cu`, `kernels/`), part of the second shim: compiled by NVRTC, which comes with libtorch's CUDA part and
 // was loaded before, for the device at hand.
 
 #include "guarded.h"
@@ -106,20 +106,31 @@ char* pcqa_kernels_compile(int32_t device, const char* source, void** module) {
   });
 }
 
-char* pcqa_kernels_find(void* module, const char* name, void** kernel) {
+// `shared`: the most bytes of shared memory that the kernel is launched with, beside what it declares.
+char* pcqa_kernels_find(void* module, const char* name, uint32_t shared, void** kernel) {
   return guarded([&] {
     auto* get = found<decltype(cuModuleGetFunction)>("cuModuleGetFunction");
-    check(get(reinterpret_cast<CUfunction*>(kernel), static_cast<CUmodule>(module), name), name);
+    auto* function = reinterpret_cast<CUfunction*>(kernel);
+    check(get(function, static_cast<CUmodule>(module), name), name);
+    if (shared == 0) {
+      return;
+    }
+    // Of what the cache and shared memory divide between them, such kernels gain by the latter alone.
+    auto* set = found<decltype(cuFuncSetAttribute)>("cuFuncSetAttribute");
+    check(set(*function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(shared)), name);
+    check(set(*function, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, CU_SHAREDMEM_CARVEOUT_MAX_SHARED), name);
   });
 }
 
-// Asks for the kernel on this thread's stream. `arguments` point to the values that it is declared with.
-char* pcqa_kernels_launch(void* kernel, int32_t device, uint32_t blocks, uint32_t threads, void** arguments) {
+// Asks for the kernel on this thread's stream, with `shared` bytes of shared memory a block beside what it declares.
+// `arguments` point to the values that it is declared with.
+char* pcqa_kernels_launch(
+    void* kernel, int32_t device, uint32_t blocks, uint32_t threads, uint32_t shared, void** arguments) {
   return guarded([&] {
     static auto* launch = found<decltype(cuLaunchKernel)>("cuLaunchKernel");
     const auto stream = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device));
     const auto function = static_cast<CUfunction>(kernel);
-    check(launch(function, blocks, 1, 1, threads, 1, 1, 0, stream.stream(), arguments, nullptr), "a kernel");
+    check(launch(function, blocks, 1, 1, threads, 1, 1, shared, stream.stream(), arguments, nullptr), "a kernel");
   });
 }
 

@@ -1,22 +1,20 @@
-//! Our own CUDA kernels (`kernels.cu`): what the networks do between their matrix products, one pass over memory each.
+//! Our own CUDA kernels (`kernels.cu`, `kernels/`): what the networks do between their matrix products, one pass over memory each.
 //!
 //! They serve a thread within a [`scope`], for dense tensors in bf16 that autograd does not watch. Each function gives
 //! nothing where its kernel does not fit, and nothing has happened then.
 
 mod compiled;
+mod tiles;
 
 use tch::{Kind, TchError, Tensor};
 
-use self::compiled::{DEPTHWISE, Depthwise, Kernels, in_use};
+use self::compiled::{Blocks, Depthwise, Kernels, in_use};
+use self::tiles::{CHANNELS, CONVOLUTIONS, Held};
 
 pub(super) use self::compiled::{Compile, Find, Launch};
 pub use self::compiled::{Scope, compile, scope};
 
 const THREADS: u32 = 256;
-/// Of a depthwise convolution, whose threads hold many sums, and how they are shared: by pairs of channels, by tiles.
-const FEW_THREADS: u32 = 128;
-const PAIRS: i64 = 16;
-const TILES: i64 = FEW_THREADS as i64 / PAIRS;
 /// Channels that are read and written at once.
 const PACK: i64 = 8;
 /// Of the rows of a norm.
@@ -56,7 +54,9 @@ pub fn is_wide(width: i64) -> bool {
 
 /// Whether there is a [depthwise convolution](depthwise) of so many channels, of this size and stride.
 pub fn is_convolved(channels: i64, size: i64, stride: i64) -> bool {
-    channels > 0 && channels % (2 * PAIRS) == 0 && DEPTHWISE.iter().any(|known| (known.0, known.1) == (size, stride))
+    channels > 0
+        && channels % CHANNELS == 0
+        && CONVOLUTIONS.iter().any(|known| (known.size, known.stride) == (size, stride))
 }
 
 /// Whether every [layer of this width](finish) can be finished.
@@ -90,10 +90,10 @@ pub fn layer_norm(
         return Ok(None);
     }
     let y = Tensor::f_empty(shape, (x.kind(), x.device()))?;
-    let blocks = (rows - 1) / (i64::from(THREADS) / norm.lanes) + 1;
+    let blocks = threads(rows * norm.lanes);
     let tensors = [at(Some(x)), at(pending), at(Some(weight)), at(Some(bias)), at(Some(&y))];
     let arguments = [&tensors[..], &[rows as u64, width as u64, number(eps)]].concat();
-    kernels.launch(&norm.kernel, blocks, THREADS, &arguments)?;
+    kernels.launch(&norm.kernel, blocks, &arguments)?;
     Ok(Some(y))
 }
 
@@ -111,7 +111,7 @@ pub fn normalise(x: &Tensor, mean: [f64; 3], std: [f64; 3]) -> Result<Option<Ten
     let y = Tensor::f_empty(x.size(), (Kind::BFloat16, x.device()))?;
     let packs = count / PACK;
     let arguments = [&[at(Some(x)), at(Some(&y)), packs as u64][..], &mean.map(number), &std.map(number)].concat();
-    kernels.launch(&kernels.normalise, (packs - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    kernels.launch(&kernels.normalise, threads(packs), &arguments)?;
     Ok(Some(y))
 }
 
@@ -134,7 +134,7 @@ pub fn finish(
     }
     let packs = x.numel() as i64 / PACK;
     let arguments = [at(Some(x)), at(bias), at(shortcut), packs as u64, width as u64, pointwise as u64];
-    kernels.launch(&kernels.finish, (packs - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    kernels.launch(&kernels.finish, threads(packs), &arguments)?;
     Ok(true)
 }
 
@@ -153,7 +153,7 @@ pub fn rotate(qkv: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<bool, TchError
     // Two times four packs, of queries and of keys, in every head.
     let count = batch * tokens * heads * 8;
     let arguments = [at(Some(qkv)), at(Some(cos)), at(Some(sin)), count as u64, tokens as u64, heads as u64];
-    kernels.launch(&kernels.rotate, (count - 1) / i64::from(THREADS) + 1, THREADS, &arguments)?;
+    kernels.launch(&kernels.rotate, threads(count), &arguments)?;
     Ok(true)
 }
 
@@ -172,8 +172,9 @@ pub fn depthwise(
 ) -> Result<Option<Tensor>, TchError> {
     let Some(kernels) = Kernels::of(x) else { return Ok(None) };
     let ([batch, height, width, channels], [size, _, _]) = (&x.size()[..], &weight.size()[..]) else { return Ok(None) };
-    let fits =
-        |known: &&Depthwise| known.size == *size && known.stride == stride && (known.pending || pending.is_none());
+    let fits = |known: &&Depthwise| {
+        (known.of.size, known.of.stride) == (*size, stride) && (known.pending || pending.is_none())
+    };
     let known = kernels.depthwise.iter().find(fits);
     let bias_fits = bias.is_none_or(|bias| kernels.has(bias, x.kind(), *channels));
     let pending_fits = pending.is_none_or(|pending| kernels.has(pending, Kind::Float, *channels));
@@ -185,11 +186,12 @@ pub fn depthwise(
     };
     let (tall, wide, pairs) = ((height - 1) / stride + 1, (width - 1) / stride + 1, channels / 2);
     let y = Tensor::f_empty([*batch, tall, wide, *channels], (x.kind(), x.device()))?;
-    let tiles = batch * ((tall - 1) / known.tall + 1) * ((wide - 1) / known.wide + 1);
-    let numbers = [tiles, *height, *width, pairs, tall, wide].map(|number| number as u64);
+    let slabs = known.of.slabs(*batch, tall, wide, *channels);
+    let numbers = [slabs.count, *height, *width, pairs, tall, wide, slabs.across.into(), slabs.down.into()];
     let tensors = [at(Some(x)), at(pending), at(Some(weight)), at(bias), at(Some(&y))];
-    let arguments = [&tensors[..], &numbers, &[pointwise as u64]].concat();
-    kernels.launch(&known.kernel, ((tiles - 1) / TILES + 1) * (pairs / PAIRS), FEW_THREADS, &arguments)?;
+    let arguments = [&tensors[..], &numbers.map(|number| number as u64), &[pointwise as u64]].concat();
+    let blocks = Blocks { count: slabs.blocks, threads: tiles::THREADS, shared: slabs.shared };
+    kernels.launch(&known.kernel, blocks, &arguments)?;
     Ok(Some(y))
 }
 
@@ -213,9 +215,17 @@ pub fn linear_attention(first: &Tensor, second: &Tensor, width: i64, eps: f64) -
     }
     let heads = channels / (3 * LINEAR);
     let y = Tensor::f_empty([batch, tokens, 2 * heads * LINEAR], (first.kind(), first.device()))?;
-    let arguments = [at(Some(first)), at(Some(second)), at(Some(&y)), tokens as u64, heads as u64, number(eps)];
-    kernels.launch(&kernels.linear_attention, batch * 2 * heads, THREADS, &arguments)?;
+    let held = Held::of(tokens);
+    let numbers = [tokens, heads, held.tokens].map(|number| number as u64);
+    let arguments = [&[at(Some(first)), at(Some(second)), at(Some(&y))][..], &numbers, &[number(eps)]].concat();
+    let blocks = Blocks { count: batch * 2 * heads, threads: tiles::THREADS, shared: held.shared };
+    kernels.launch(&kernels.linear_attention, blocks, &arguments)?;
     Ok(Some(y))
+}
+
+/// Blocks that have so many threads.
+fn threads(count: i64) -> Blocks {
+    Blocks { count: (count - 1) / i64::from(THREADS) + 1, threads: THREADS, shared: 0 }
 }
 
 /// A number in f32, in the low half.

@@ -1,12 +1,19 @@
-//! The CUDA kernels of `src/native/kernels.cu`, run on the processor thread by thread (`emulate.cpp`), against libtorch's
-//! operations in f32: what they compute and where they write, at sizes that leave threads over. How they are asked for is
-//! tested on a GPU (`deploy/gpu/check.sh kernels`).
+//! The CUDA kernels of `src/native/kernels.cu` and its further parts, run on the processor thread by thread (`emulate.cpp`),
+//! against libtorch's operations in f32: what they compute and where they write, at sizes that leave threads over. How they
+//! are asked for is tested on a GPU (`deploy/gpu/check.sh kernels`), but for how many blocks and how much shared memory,
+//! which is the programs' own code.
 
+#[path = "../../src/native/kernels/tiles.rs"]
+mod tiles;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
+
+use self::tiles::{CONVOLUTIONS, Held};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 /// bf16 has 8 bits of precision.
@@ -26,11 +33,16 @@ enum Argument<'a> {
 use Argument::{Float, InPlace, Number, Read, Written};
 
 /// What the kernel has written.
-fn run(kernel: &str, blocks: i64, threads: i64, arguments: &[Argument]) -> Tensor {
+fn run(kernel: &str, blocks: i64, threads: u32, arguments: &[Argument]) -> Tensor {
+    run_shared(kernel, blocks, threads, 0, arguments)
+}
+
+/// With so many bytes of shared memory a block.
+fn run_shared(kernel: &str, blocks: i64, threads: u32, shared: u32, arguments: &[Argument]) -> Tensor {
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("output");
     let mut shape = Vec::new();
-    let mut words = vec![kernel.to_owned(), blocks.to_string(), threads.to_string()];
+    let mut words = vec![kernel.to_owned(), blocks.to_string(), threads.to_string(), shared.to_string()];
     for (index, argument) in arguments.iter().enumerate() {
         words.push(match argument {
             Number(number) => format!("i:{number}"),
@@ -204,46 +216,84 @@ fn queries_and_keys_are_rotated_and_values_are_not() {
 }
 
 #[test]
+fn the_function_has_no_least_and_no_largest_argument() {
+    let x = Tensor::from_slice(&[
+        -1e4f32, 1e4, -20.0, 20.0, -3.0, 3.0, -0.0, 0.0, -1e30, 1e30, 1e-30, -1e-30, 1.0, -1.0, 0.5, 2.0,
+    ]);
+    let x = x.to_kind(Kind::BFloat16);
+    let got = run("finish", 1, 256, &[InPlace(&x), Argument::None, Argument::None, Number(2), Number(16), Number(1)]);
+    let x = x.to_kind(Kind::Double);
+    // In f64, as 1 + tanh(u) has no more digits in f32 where u is far below 0.
+    let u = (&x + x.pow_tensor_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
+    let expected = &x * (u * 2.0).sigmoid();
+    let close = (got.to_kind(Kind::Double) - &expected).abs().le_tensor(&(expected.abs() * 5e-3 + 1e-37));
+    assert!(bool::try_from(close.all()).unwrap(), "{got} {expected}");
+}
+
+#[test]
 fn channels_are_convolved_one_by_one() {
     tch::manual_seed(6);
-    for (size, stride, tall) in [(3, 1, 4), (3, 2, 2), (5, 1, 4), (7, 1, 4)] {
-        for (height, width, channels) in [(9, 16, 32), (14, 14, 96), (5, 3, 64)] {
-            let (x, bias) = (bf16(&[2, height, width, channels]), bf16(&[channels]));
+    let cases =
+        [(9, 16, 32), (14, 14, 96), (5, 3, 64), (5, 50, 32), (22, 28, 32), (4, 100, 32), (50, 6, 32), (20, 36, 64)];
+    let mut powers = [BTreeSet::new(), BTreeSet::new()];
+    for known in CONVOLUTIONS {
+        let (size, stride) = (known.size, known.stride);
+        for (case, &(height, width, channels)) in cases.iter().enumerate() {
+            let (x, bias) = (bf16(&[3, height, width, channels]), bf16(&[channels]));
             let weight = Tensor::randn([size, size, channels], CPU);
             // ConvNeXt's alone takes what pixels lack.
-            let pending = Tensor::randn([channels], CPU) * i64::from(size == 7);
-            let (out_tall, out_wide) = ((height - 1) / stride + 1, (width - 1) / stride + 1);
-            let tiles = 2 * ((out_tall - 1) / tall + 1) * ((out_wide - 1) / 7 + 1);
-            let shape = [2, out_tall, out_wide, channels];
+            let pending = (size == 7 && case % 2 == 0).then(|| Tensor::randn([channels], CPU));
+            let bias = (case % 3 != 1).then_some(bias);
+            let (tall, wide) = ((height - 1) / stride + 1, (width - 1) / stride + 1);
+            let slabs = known.slabs(3, tall, wide, channels);
+            let shape = [3, tall, wide, channels];
+            let pointwise = i64::from(case % 4 < 2);
             let mut arguments = vec![
                 Read(&x),
-                if size == 7 { Read(&pending) } else { Argument::None },
+                pending.as_ref().map_or(Argument::None, Read),
                 Read(&weight),
-                Read(&bias),
+                bias.as_ref().map_or(Argument::None, Read),
                 Written(&shape),
             ];
-            arguments.extend([tiles, height, width, channels / 2, out_tall, out_wide, 1].map(Number));
-            let blocks = ((tiles - 1) / 8 + 1) * (channels / 32);
-            let got = run(&format!("depthwise_{size}_{stride}"), blocks, 128, &arguments);
-            let x = (f32(&x) + pending).permute([0, 3, 1, 2]);
+            let numbers = [slabs.count, height, width, channels / 2, tall, wide];
+            arguments.extend(numbers.map(Number));
+            arguments.extend([slabs.across.into(), slabs.down.into(), pointwise].map(Number));
+            powers[0].insert(slabs.across);
+            powers[1].insert(slabs.down);
+            let name = known.name.to_str().unwrap();
+            let got = run_shared(name, slabs.blocks, tiles::THREADS, slabs.shared, &arguments);
+            let x = f32(&x) + pending.unwrap_or_else(|| Tensor::zeros([channels], CPU));
             let weight = weight.permute([2, 0, 1]).unsqueeze(1);
-            let padding = size / 2;
-            let y = x.conv2d(&weight, Some(&f32(&bias)), [stride; 2], [padding; 2], [1, 1], channels);
-            assert_close(&got, &y.gelu("tanh").permute([0, 2, 3, 1]));
+            let padding = [size / 2; 2];
+            let bias = bias.map(|bias| f32(&bias));
+            let x = x.permute([0, 3, 1, 2]);
+            let y = x.conv2d(&weight, bias.as_ref(), [stride; 2], padding, [1, 1], channels);
+            let y = if pointwise == 1 { y.gelu("tanh") } else { y };
+            assert_close(&got, &y.permute([0, 2, 3, 1]));
         }
     }
+    // Slabs of all widths and heights.
+    assert!(powers.iter().all(|powers| powers.iter().eq(&[0, 1, 2, 3])), "{powers:?}");
 }
 
 #[test]
 fn heads_attend_linearly() {
     tch::manual_seed(7);
     let (batch, heads) = (2, 2);
-    for tokens in [7, 49, 64] {
+    for tokens in [1, 7, 49, 64, 196, 300] {
         let scales = [bf16(&[batch, tokens, heads * 96]), bf16(&[batch, tokens, heads * 96])];
         let shape = [batch, tokens, 2 * heads * 32];
-        let arguments =
-            [Read(&scales[0]), Read(&scales[1]), Written(&shape), Number(tokens), Number(heads), Float(1e-5)];
-        let got = run("linear_attention", batch * 2 * heads, 256, &arguments);
+        let held = Held::of(tokens);
+        let arguments = [
+            Read(&scales[0]),
+            Read(&scales[1]),
+            Written(&shape),
+            Number(tokens),
+            Number(heads),
+            Number(held.tokens),
+            Float(1e-5),
+        ];
+        let got = run_shared("linear_attention", batch * 2 * heads, tiles::THREADS, held.shared, &arguments);
         let all = f32(&Tensor::cat(&scales, -1)).view([batch, tokens, 2 * heads, 96]).transpose(1, 2);
         let parts = all.chunk(3, -1);
         let (q, k) = (parts[0].relu(), parts[1].relu());

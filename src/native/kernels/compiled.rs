@@ -1,4 +1,4 @@
-//! What is compiled from `kernels.cu`: the handles of a device's kernels, and which of them a thread uses.
+//! What is compiled from `kernels.cu` and its further parts: the handles of a device's kernels, and which of them a thread uses.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -9,18 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::PACK;
+use super::tiles::{CONVOLUTIONS, Convolution, Held};
 use crate::native::cuda::{functions, load_compiler};
 use crate::native::torch::{checked, index};
 
-const SOURCE: &str = include_str!("../kernels.cu");
-
-/// Size, stride and outputs down of the depthwise convolutions, and their names.
-pub(super) const DEPTHWISE: [(i64, i64, i64, &CStr); 4] = [
-    (3, 1, 4, c"depthwise_3_1"),
-    (3, 2, 2, c"depthwise_3_2"),
-    (5, 1, 4, c"depthwise_5_1"),
-    (7, 1, 4, c"depthwise_7_1"),
-];
+const SOURCE: &str = concat!(include_str!("../kernels.cu"), include_str!("depthwise.cu"), include_str!("attention.cu"));
 
 /// What was compiled, by device; never unloaded.
 static COMPILED: Mutex<Vec<(usize, &'static Kernels)>> = Mutex::new(Vec::new());
@@ -31,8 +24,10 @@ thread_local! {
 }
 
 pub(in crate::native) type Compile = unsafe extern "C" fn(i32, *const c_char, *mut *mut c_void) -> *mut c_char;
-pub(in crate::native) type Find = unsafe extern "C" fn(*mut c_void, *const c_char, *mut *mut c_void) -> *mut c_char;
-pub(in crate::native) type Launch = unsafe extern "C" fn(*mut c_void, i32, u32, u32, *mut *mut c_void) -> *mut c_char;
+pub(in crate::native) type Find =
+    unsafe extern "C" fn(*mut c_void, *const c_char, u32, *mut *mut c_void) -> *mut c_char;
+pub(in crate::native) type Launch =
+    unsafe extern "C" fn(*mut c_void, i32, u32, u32, u32, *mut *mut c_void) -> *mut c_char;
 
 /// A layer norm that holds a row in `lanes` threads with at most `packs` packs each.
 pub(super) struct Norm {
@@ -41,15 +36,19 @@ pub(super) struct Norm {
     pub(super) kernel: Kernel,
 }
 
-/// A depthwise convolution of `size`² with `stride`, whose threads compute `tall` × `wide` outputs.
+/// A depthwise convolution.
 pub(super) struct Depthwise {
-    pub(super) size: i64,
-    pub(super) stride: i64,
-    pub(super) tall: i64,
-    pub(super) wide: i64,
+    pub(super) of: Convolution,
     /// Whether it takes what pixels lack.
     pub(super) pending: bool,
     pub(super) kernel: Kernel,
+}
+
+/// The blocks that run a kernel, and of each its threads and the bytes of shared memory beside what it declares.
+pub(super) struct Blocks {
+    pub(super) count: i64,
+    pub(super) threads: u32,
+    pub(super) shared: u32,
 }
 
 /// A function on the device.
@@ -142,15 +141,17 @@ impl Kernels {
         let mut module = null_mut();
         // SAFETY: the source ends in zero; writes one pointer.
         checked(unsafe { (functions.kernels_compile)(index, source.as_ptr(), &mut module) })?;
-        let find = |name: &CStr| {
+        // `shared`: the most bytes of shared memory that it is launched with.
+        let find = |name: &CStr, shared: u32| {
             let mut kernel = null_mut();
             // SAFETY: the module was just loaded and stays so; the name ends in zero; writes one pointer.
-            checked(unsafe { (functions.kernels_find)(module, name.as_ptr(), &mut kernel) })?;
+            checked(unsafe { (functions.kernels_find)(module, name.as_ptr(), shared, &mut kernel) })?;
             Ok::<_, TchError>(Kernel(kernel))
         };
-        let norm = |lanes, packs, name| Ok::<_, TchError>(Norm { lanes, packs, kernel: find(name)? });
-        let depthwise = |(size, stride, tall, name)| {
-            Ok::<_, TchError>(Depthwise { size, stride, tall, wide: 7, pending: size == 7, kernel: find(name)? })
+        let norm = |lanes, packs, name| Ok::<_, TchError>(Norm { lanes, packs, kernel: find(name, 0)? });
+        let depthwise = |of: Convolution| {
+            let kernel = find(of.name, of.most_shared())?;
+            Ok::<_, TchError>(Depthwise { pending: of.size == 7, of, kernel })
         };
         Ok(Self {
             device: Device::Cuda(device),
@@ -164,25 +165,26 @@ impl Kernels {
                 norm(32, 8, c"norm_32_8")?,
             ],
             swiglu_norm: norm(32, 8, c"swiglu_norm_32_8")?,
-            depthwise: DEPTHWISE.into_iter().map(depthwise).collect::<Result<_, _>>()?,
-            normalise: find(c"normalise")?,
-            finish: find(c"finish")?,
-            rotate: find(c"rotate")?,
-            linear_attention: find(c"linear_attention")?,
+            depthwise: CONVOLUTIONS.into_iter().map(depthwise).collect::<Result<_, _>>()?,
+            normalise: find(c"normalise", 0)?,
+            finish: find(c"finish", 0)?,
+            rotate: find(c"rotate", 0)?,
+            linear_attention: find(c"linear_attention", Held::most_shared())?,
         })
     }
 
     /// `arguments` are in the order in which the kernel declares them; numbers of 32 bits are the low halves.
-    pub(super) fn launch(&self, kernel: &Kernel, blocks: i64, threads: u32, arguments: &[u64]) -> Result<(), TchError> {
+    pub(super) fn launch(&self, kernel: &Kernel, blocks: Blocks, arguments: &[u64]) -> Result<(), TchError> {
+        let Blocks { count, threads, shared } = blocks;
         // Kernels count their threads in 32 bits.
         let most = u32::MAX / threads;
-        let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= most);
+        let blocks = u32::try_from(count).ok().filter(|&blocks| blocks <= most);
         let blocks = blocks.ok_or_else(|| TchError::Torch("a tensor is too large for one kernel".to_owned()))?;
         let mut pointers: Vec<*mut c_void> =
             arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();
         // SAFETY: whoever calls this has checked that the tensors are as large as the kernel takes them for and are where
         // it runs. The caching allocator keeps what they hold from others on this stream until the kernel has run.
-        checked(unsafe { (self.launch)(kernel.0, self.index, blocks, threads, pointers.as_mut_ptr()) })
+        checked(unsafe { (self.launch)(kernel.0, self.index, blocks, threads, shared, pointers.as_mut_ptr()) })
     }
 }
 
