@@ -1,5 +1,5 @@
-// Our own kernels (`kernels.cu`, `kernels/`), part of the second shim: compiled by NVRTC, which comes with libtorch's CUDA part and
-// was loaded before, for the device at hand.
+// Our own kernels (`kernels.cu`, `kernels/`), part of the second shim: compiled by NVRTC, which comes with libtorch's CUDA
+// part and was loaded before, for the device at hand.
 
 #include "guarded.h"
 

@@ -1,4 +1,5 @@
-//! Our own CUDA kernels (`kernels.cu`, `kernels/`): what the networks do between their matrix products, one pass over memory each.
+//! Our own CUDA kernels (`kernels.cu`, `kernels/`): what the networks do between their matrix products, one pass over
+//! memory each.
 //!
 //! They serve a thread within a [`scope`], for dense tensors in bf16 that autograd does not watch. Each function gives
 //! nothing where its kernel does not fit, and nothing has happened then.

@@ -1,4 +1,5 @@
-//! What is compiled from `kernels.cu` and its further parts: the handles of a device's kernels, and which of them a thread uses.
+//! What is compiled from `kernels.cu` and its further parts: the handles of a device's kernels, and which of them a thread
+//! uses.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};

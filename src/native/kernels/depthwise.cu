@@ -52,12 +52,16 @@ __device__ __forceinline__ void depthwise(
   __shared__ __align__(16) float2 taps[K * K][16];
   // The groups of channels of a slab come one after the other: together they read whole pixels.
   const u32 groups = pairs / 16, group = blockIdx.x % groups, first_slab = blockIdx.x / groups << 3 - across - down;
+  const u32 lane = threadIdx.x % 16, pair = group * 16 + lane;
   const int rows = Place::rows(down), columns = Place::columns(across), slab_packs = rows * columns * PACKS;
+  const u32 start = bias == nullptr ? 0 : bias[pair];
+  const float2 more = PENDING && pending != nullptr ? pending[pair] : make_float2(0.0f, 0.0f);
   {
     const int pixel = threadIdx.x / PACKS, step = 128 / PACKS, width_packs = pairs / 4;
     const int step_rows = step / columns, step_columns = step % columns;
     // From a pixel to the thread's next one, in the same row or, where the slab's row ends, further down.
-    const int straight = (step_rows * width + step_columns) * width_packs, wrapped = straight + (width - columns) * width_packs;
+    const int straight = (step_rows * width + step_columns) * width_packs;
+    const int wrapped = straight + (width - columns) * width_packs;
     Pack* to = dynamic_shared() + threadIdx.x;
 #pragma unroll 1
     for (u32 slab = first_slab; slab < slabs && slab < first_slab + (8 >> across + down); slab++) {
@@ -86,27 +90,18 @@ __device__ __forceinline__ void depthwise(
     }
     asked();
   }
-  const u32 lane = threadIdx.x % 16, pair = group * 16 + lane, tile = threadIdx.x / 16;
+  const u32 tile = threadIdx.x / 16;
   const u32 slab = tile >> across + down;
   const int tile_left = (tile & (1 << across) - 1) * WIDE, tile_top = (tile >> across & (1 << down) - 1) * TALL;
   const Place place(first_slab + slab, tall, wide, across, down);
   const int left = place.left + tile_left, top = place.top + tile_top;
   // Where the first tap of the first output is.
   const int first_row = top * STRIDE - K / 2, first_column = left * STRIDE - K / 2;
-  const float2 none = make_float2(0.0f, 0.0f);
-  const float2 start = bias == nullptr ? none : make_float2(low(bias[pair]), high(bias[pair]));
-  const float2 more = PENDING && pending != nullptr ? pending[pair] : none;
   float inside[COLUMNS];
 #pragma unroll
   for (int c = 0; c < COLUMNS; c++) {
     inside[c] = (u32)(first_column + c) < (u32)width ? 1.0f : 0.0f;
     if (PENDING) here(inside[c]);
-  }
-  float2 sums[TALL][WIDE];
-#pragma unroll
-  for (int i = 0; i < TALL; i++) {
-#pragma unroll
-    for (int j = 0; j < WIDE; j++) sums[i][j] = start;
   }
   arrived<0>();
   __syncthreads();
@@ -114,6 +109,12 @@ __device__ __forceinline__ void depthwise(
   const u32* line = reinterpret_cast<const u32*>(dynamic_shared() + slab * slab_packs) +
                     (tile_top * STRIDE * columns + tile_left * STRIDE) * 16 + lane;
   const float2* tap = &taps[0][lane];
+  float2 sums[TALL][WIDE];
+#pragma unroll
+  for (int i = 0; i < TALL; i++) {
+#pragma unroll
+    for (int j = 0; j < WIDE; j++) sums[i][j] = make_float2(low(start), high(start));
+  }
   u64 outputs = ((place.item * tall + top) * wide + left) * pairs + pair;
   here(outputs);
   const int down_left = tall - top, across_left = wide - left;
