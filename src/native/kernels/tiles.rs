@@ -48,7 +48,7 @@ impl Convolution {
             (0..=TILES.ilog2()).rev().flat_map(|across| (0..=TILES.ilog2() - across).map(move |down| (across, down)));
         let whole = shapes.filter(|&(across, down)| divides(across, tiles.1) && divides(down, tiles.0));
         let (across, down) = whole.min_by_key(|&(across, down)| self.shared(across, down)).unwrap_or((0, 0));
-        let count = batch * tiles.0 * tiles.1 >> (across + down);
+        let count = (batch * tiles.0 * tiles.1) >> (across + down);
         let blocks = parts(count, TILES >> (across + down)) * (channels / CHANNELS);
         Slabs { count, across, down, blocks, shared: self.shared(across, down) }
     }
