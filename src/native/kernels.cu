@@ -199,7 +199,8 @@ NORM(swiglu_norm_32_8, 32, 8, true)
 
 // y = (x / 255 - mean) / std, of the bytes of pixels with three channels.
 extern "C" __global__ void __launch_bounds__(256)
-    normalise(const u64* x, void* y, u32 packs, float red, float green, float blue, float by_red, float by_green, float by_blue) {
+    normalise(const u64* x, void* y, u32 packs, float red, float green, float blue, float by_red, float by_green,
+              float by_blue) {
   const u32 pack = blockIdx.x * blockDim.x + threadIdx.x;
   if (pack >= packs) return;
   const u64 bytes = x[pack];

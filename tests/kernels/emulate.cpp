@@ -149,7 +149,8 @@ static Argument parsed(const std::string& text) {
   } else if (text[0] == 'w') {
     const auto colon = text.find(':', 2);
     made.written = text.substr(2, colon - 2);
-    made.bytes = colon == std::string::npos ? read(made.written) : std::vector<char>(std::stoull(text.substr(colon + 1)), '\xff');
+    const auto is_new = colon != std::string::npos;
+    made.bytes = is_new ? std::vector<char>(std::stoull(text.substr(colon + 1)), '\xff') : read(made.written);
   }
   if (text[0] == 'r' || text[0] == 'w') {
     made.value = reinterpret_cast<std::uint64_t>(made.bytes.data());
