@@ -132,6 +132,10 @@ impl Scorer for Idle {
         Ok(items.len())
     }
 
+    fn asks_at_once(&self, _: u32) -> bool {
+        false
+    }
+
     fn has_answer(&self, _: &usize) -> bool {
         true
     }

@@ -22,7 +22,7 @@ pub use self::torch::{
     AdamWStep, DeviceMemory, InferenceMode, adamw, empty_cache, exact_arithmetic, linear_gelu, memory, norm,
     own_stream, tensor, wait_for,
 };
-pub use self::transfer::{bytes_mut, copy, downloaded, pin, uploaded};
+pub use self::transfer::{Pinned, bytes_mut, copy, downloaded, uploaded};
 
 /// Keeps the memory of tensors that are freed, for the next ones.
 ///

@@ -26,11 +26,13 @@ impl Ahead {
         self.answered.map_or(asked, |answered| answered.max(asked))
     }
 
-    /// How long it is too early at `now` to ask for what follows a batch that was asked for at `asked`; zero where nobody
-    /// knows how long that takes.
-    pub fn early(&self, track: Track, frames: u32, asked: Instant, now: Instant) -> Duration {
-        let Some(&takes) = self.known.get(&(track, frames)) else { return Duration::ZERO };
-        let ends = self.begin(asked) + takes;
+    /// When the device is done with `frames` that it was asked for at `asked`; none where it has never had so many.
+    pub fn ends(&self, track: Track, frames: u32, asked: Instant) -> Option<Instant> {
+        self.known.get(&(track, frames)).map(|&takes| self.begin(asked) + takes)
+    }
+
+    /// How long it is too early at `now` to ask for what follows a batch that is done at `ends`.
+    pub fn early(&self, ends: Instant, now: Instant) -> Duration {
         ends.saturating_duration_since(now + 2 * self.asking + MARGIN)
     }
 
@@ -55,14 +57,15 @@ mod tests {
     #[test]
     fn the_next_batch_comes_shortly_before_the_end_of_one_whose_time_is_known() {
         let (start, mut ahead) = (Instant::now(), Ahead::default());
-        assert_eq!(ahead.early(Track::Image, 64, start, start), Duration::ZERO, "nothing is known");
         ahead.asked(2 * MS);
         ahead.answered(Track::Image, 64, start, 60 * MS);
-        assert_eq!(ahead.early(Track::Image, 64, start, start), 55 * MS);
-        assert_eq!(ahead.early(Track::Image, 64, start, start + 50 * MS), 5 * MS);
-        assert_eq!(ahead.early(Track::Image, 64, start, start + 58 * MS), Duration::ZERO);
+        let ends = ahead.ends(Track::Image, 64, start).unwrap();
+        assert_eq!(ends, start + 60 * MS);
+        assert_eq!(ahead.early(ends, start), 55 * MS);
+        assert_eq!(ahead.early(ends, start + 50 * MS), 5 * MS);
+        assert_eq!(ahead.early(ends, start + 58 * MS), Duration::ZERO);
         for (track, frames) in [(Track::Image, 32), (Track::Video, 64)] {
-            assert_eq!(ahead.early(track, frames, start, start), Duration::ZERO);
+            assert_eq!(ahead.ends(track, frames, start), None);
         }
     }
 
@@ -73,6 +76,6 @@ mod tests {
         ahead.answered(Track::Image, 64, start + 10 * MS, 10 * MS);
         assert_eq!(ahead.begin(start + 8 * MS), start + 10 * MS);
         assert_eq!(ahead.begin(start + 12 * MS), start + 12 * MS);
-        assert_eq!(ahead.early(Track::Image, 64, start + 8 * MS, start + 10 * MS), 9 * MS);
+        assert_eq!(ahead.ends(Track::Image, 64, start + 8 * MS), Some(start + 20 * MS));
     }
 }

@@ -169,10 +169,10 @@ impl<T> Former<T> {
         Step::Run(self.form(track, reason, now, max_frames))
     }
 
-    /// What a device that is still busy at `now` can be given already: a batch that would not grow until it is free.
-    pub fn full(&mut self, now: Instant, max_frames: u32) -> Option<Batch<T>> {
+    /// What a device that is free at `free` can be given before: a batch that would not grow until then.
+    pub fn full(&mut self, free: Instant, max_frames: u32) -> Option<Batch<T>> {
         match self.lead(max_frames)? {
-            (track, true, _) => Some(self.form(track, Reason::Full, now, max_frames)),
+            (track, true, _) => Some(self.form(track, Reason::Full, free, max_frames)),
             _ => None,
         }
     }

@@ -46,8 +46,9 @@ pub struct Standing {
 struct State {
     former: Former<Waiting>,
     phase: Phase,
-    /// Devices' threads that run.
+    /// Devices' threads that run, and of these the ones that wait for a batch.
     devices: u32,
+    idle: u32,
 }
 
 #[derive(PartialEq)]
@@ -59,7 +60,7 @@ enum Phase {
 
 impl Queue {
     pub fn new(limits: Limits) -> Self {
-        let state = State { former: Former::new(limits), phase: Phase::Open, devices: limits.devices };
+        let state = State { former: Former::new(limits), phase: Phase::Open, devices: limits.devices, idle: 0 };
         let (work, deadlines) = (Condvar::new(), Condvar::new());
         let max_batch_frames = limits.max_batch_frames;
         let (ending, closed) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -134,21 +135,22 @@ impl Queue {
                     return Some(batch);
                 }
                 Step::Wait if state.phase == Phase::Draining && state.former.is_empty() => return None,
-                Step::Wait => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Step::WaitUntil(due) => wait_until(&self.work, state, due, now),
+                Step::Wait => idle(state, |state| self.work.wait(state).unwrap_or_else(PoisonError::into_inner)),
+                Step::WaitUntil(due) => idle(state, |state| wait_until(&self.work, state, due, now)),
             };
         }
     }
 
-    /// A full batch, of at most `max_frames`, for a device that is not free yet. Waits for none.
-    pub fn full_batch(&self, max_frames: u32) -> Option<Batch<Waiting>> {
+    /// A full batch, of at most `max_frames`, for a device that will be free at `free`. Waits for none, and leaves it to
+    /// another device that is free now.
+    pub fn full_batch(&self, max_frames: u32, free: Instant) -> Option<Batch<Waiting>> {
         let mut state = self.lock();
         let now = Instant::now();
-        if state.phase == Phase::Closed {
+        if state.phase == Phase::Closed || state.idle > 0 {
             return None;
         }
         state.answer_expired(now);
-        let batch = state.former.full(now, max_frames)?;
+        let batch = state.former.full(free.max(now), max_frames)?;
         self.count(&batch);
         Some(batch)
     }
@@ -267,4 +269,15 @@ fn wait_until<'a>(
     now: Instant,
 ) -> MutexGuard<'a, State> {
     condition.wait_timeout(state, until.saturating_duration_since(now)).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// `state` after a device's thread has waited.
+fn idle<'a>(
+    mut state: MutexGuard<'a, State>,
+    wait: impl FnOnce(MutexGuard<'a, State>) -> MutexGuard<'a, State>,
+) -> MutexGuard<'a, State> {
+    state.idle += 1;
+    let mut state = wait(state);
+    state.idle -= 1;
+    state
 }

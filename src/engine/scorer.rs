@@ -56,6 +56,10 @@ pub trait Scorer {
     /// As [`Ensemble::ask`]. Another batch may be asked for before this one is answered.
     fn ask(&self, track: Track, items: &[&Frames], texts: &[&Self::Text]) -> Result<Self::Asked, ModelError>;
 
+    /// Whether [`ask`](Self::ask) takes next to no time, for batches of every track of at most `max_frames`: only then
+    /// can the device be asked while it computes, since nothing is answered meanwhile.
+    fn asks_at_once(&self, max_frames: u32) -> bool;
+
     /// Whether [`answer`](Self::answer) would wait for nothing.
     fn has_answer(&self, asked: &Self::Asked) -> bool;
 
@@ -92,6 +96,10 @@ impl Scorer for Ensemble {
 
     fn ask(&self, track: Track, items: &[&Frames], texts: &[&Self::Text]) -> Result<Asked, ModelError> {
         self.ask(track, items, &tch::Tensor::f_stack(texts, 0)?)
+    }
+
+    fn asks_at_once(&self, max_frames: u32) -> bool {
+        self.is_recorded(max_frames)
     }
 
     fn has_answer(&self, asked: &Asked) -> bool {

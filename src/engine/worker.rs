@@ -115,11 +115,14 @@ impl<'a, S: Scorer> Device<'a, S> {
     /// meanwhile. Every other may still grow, or give way to what is more urgent.
     fn ask_ahead(&mut self, underway: &Underway<S::Asked>) -> Option<Underway<S::Asked>> {
         let Ok((asked, _)) = &underway.asked else { return None };
-        let (track, frames) = (underway.batch.track, underway.batch.frames);
+        if !self.scorer.asks_at_once(self.max_frames) {
+            return None;
+        }
+        let ends = self.ahead.ends(underway.batch.track, underway.batch.frames, underway.since)?;
         while !self.scorer.has_answer(asked) {
-            let early = self.ahead.early(track, frames, underway.since, Instant::now());
+            let early = self.ahead.early(ends, Instant::now());
             if early.is_zero() {
-                let batch = self.queue.full_batch(self.max_frames)?;
+                let batch = self.queue.full_batch(self.max_frames, ends)?;
                 return Some(self.ask(batch));
             }
             std::thread::sleep(early.min(A_MOMENT));

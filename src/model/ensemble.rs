@@ -143,6 +143,12 @@ impl Ensemble {
         self.fixed.as_ref().map_or(0, |fixed| fixed.recorded(track))
     }
 
+    /// Whether batches of `frames` are asked for in one call, on every track that there is.
+    pub fn is_recorded(&self, frames: u32) -> bool {
+        let Some(fixed) = &self.fixed else { return false };
+        self.members.iter().all(|member| fixed.is_recorded(member.spec.track, frames))
+    }
+
     /// What `error` says about the device.
     pub fn diagnose(&self, error: &ModelError) -> Fault {
         device::diagnose(self.options.device, error)

@@ -96,6 +96,13 @@ impl TextTower {
         Ok(self.embed(&ids, &ends, longest as i64)?)
     }
 
+    /// One that it takes.
+    pub(super) fn any_prompt(&self) -> TokenIds {
+        let end = u32::try_from(self.vocabulary - 1).unwrap_or(0);
+        let before = u32::try_from(self.context_length - 1).unwrap_or(0).min(end).min(6);
+        TokenIds { ids: (0..before).chain([end]).collect(), truncated: false }
+    }
+
     fn check(&self, prompt: &TokenIds) -> Result<(), ModelError> {
         let (count, limit) = (prompt.ids.len(), self.context_length);
         if count == 0 || count as i64 > limit {

@@ -141,6 +141,14 @@ void pcqa_event_delete(void* event) {
   delete static_cast<c10::Event*>(event);
 }
 
+// An error where the device has failed for good; gives nothing else.
+char* pcqa_is_alive(int32_t index) {
+  return guarded([&] {
+    const auto impl = guard();
+    impl.queryStream(impl.getStream(cuda(index)));
+  });
+}
+
 // `tensor` moves to memory that devices read without the processor's help.
 char* pcqa_pin(void* tensor) {
   return guarded([&] {

@@ -1,22 +1,78 @@
 //! Values between this process's memory and a device's.
 
 use std::ffi::{c_char, c_void};
+use std::ops::{Deref, DerefMut};
+use std::sync::Once;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::torch::checked;
+use super::torch::{checked, cuda_index};
 
 unsafe extern "C" {
+    fn pcqa_is_alive(index: i32) -> *mut c_char;
     fn pcqa_pin(tensor: *mut c_void) -> *mut c_char;
     fn pcqa_copy(to: *mut c_void, from: *mut c_void) -> *mut c_char;
 }
 
-/// Moves a tensor to memory from which a CUDA device reads without the processor's help.
+/// A tensor in pinned memory, where a CUDA device reads and writes without the processor's help; for other devices, in
+/// any.
+#[derive(Debug)]
+pub struct Pinned {
+    tensor: Tensor,
+    device: Device,
+}
+
+impl Pinned {
+    /// Moves `tensor` there. Where there is no such memory to be had it stays where it is: copies take longer.
+    pub fn new(mut tensor: Tensor, device: Device) -> Self {
+        static WARNED: Once = Once::new();
+        if device != Device::Cpu
+            && let Err(error) = pin(&mut tensor)
+        {
+            WARNED
+                .call_once(|| tracing::warn!(%error, "copies between memory and a GPU take longer: it is not pinned"));
+        }
+        Self { tensor, device }
+    }
+}
+
+impl Deref for Pinned {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+impl DerefMut for Pinned {
+    fn deref_mut(&mut self) -> &mut Tensor {
+        &mut self.tensor
+    }
+}
+
+impl Drop for Pinned {
+    /// libtorch asks the device when it has last used the memory, and ends the process where that has failed for good,
+    /// before anybody has heard of it: better to lose the memory.
+    fn drop(&mut self) {
+        if is_alive(self.device).is_err() {
+            std::mem::forget(std::mem::replace(&mut self.tensor, Tensor::new()));
+        }
+    }
+}
+
+fn is_alive(device: Device) -> Result<(), TchError> {
+    match cuda_index(device)? {
+        // SAFETY: only asks.
+        Some(index) => checked(unsafe { pcqa_is_alive(index) }),
+        None => Ok(()),
+    }
+}
+
+/// Moves a tensor to pinned memory.
 ///
 /// # Errors
 /// Those of libtorch; CUDA is not there. The tensor stays where it is.
-pub fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
-    super::cuda().map_err(|problem| TchError::Torch(problem.to_owned()))?;
+fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
     // SAFETY: tch's pointer is one to an at::Tensor, which is ours to change.
     checked(unsafe { pcqa_pin(tensor.as_mut_ptr().cast()) })
 }
@@ -36,13 +92,13 @@ pub fn copy(to: &mut Tensor, from: &Tensor) -> Result<(), TchError> {
 ///
 /// # Errors
 /// Those of libtorch; CUDA is not there.
-pub fn uploaded(mut tensor: Tensor, device: Device) -> Result<Tensor, TchError> {
+pub fn uploaded(tensor: Tensor, device: Device) -> Result<Tensor, TchError> {
     if device == Device::Cpu {
         return Ok(tensor);
     }
-    pin(&mut tensor)?;
-    let mut there = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
-    copy(&mut there, &tensor)?;
+    let from = Pinned::new(tensor, device);
+    let mut there = Tensor::f_empty(from.size(), (from.kind(), device))?;
+    copy(&mut there, &from)?;
     Ok(there)
 }
 
@@ -51,12 +107,12 @@ pub fn uploaded(mut tensor: Tensor, device: Device) -> Result<Tensor, TchError> 
 ///
 /// # Errors
 /// Those of libtorch.
-pub fn downloaded(tensor: Tensor) -> Result<Tensor, TchError> {
-    if tensor.device() == Device::Cpu {
-        return Ok(tensor);
+pub fn downloaded(tensor: Tensor) -> Result<Pinned, TchError> {
+    let device = tensor.device();
+    if device == Device::Cpu {
+        return Ok(Pinned::new(tensor, device));
     }
-    let mut here = Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?;
-    pin(&mut here)?;
+    let mut here = Pinned::new(Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?, device);
     copy(&mut here, &tensor)?;
     Ok(here)
 }
@@ -89,10 +145,20 @@ mod tests {
     #[test]
     fn on_the_processor_nothing_has_to_be_brought() {
         let values = Tensor::from_slice(&[1i64, 2]);
-        let (there, here) = (uploaded(values.shallow_clone(), Device::Cpu), downloaded(values.shallow_clone()));
-        for brought in [there, here] {
-            assert_eq!(brought.unwrap().data_ptr(), values.data_ptr());
+        assert_eq!(uploaded(values.shallow_clone(), Device::Cpu).unwrap().data_ptr(), values.data_ptr());
+        assert_eq!(downloaded(values.shallow_clone()).unwrap().data_ptr(), values.data_ptr());
+    }
+
+    #[test]
+    fn memory_outlives_a_device_that_is_gone() {
+        if crate::native::load_cuda().is_ok() {
+            return;
         }
+        let values = Tensor::from_slice(&[1i64, 2]);
+        let pinned = Pinned::new(values.shallow_clone(), Device::Cuda(0));
+        assert_eq!(pinned.data_ptr(), values.data_ptr(), "it stays where it is");
+        drop(pinned);
+        assert_eq!(Vec::<i64>::try_from(values).unwrap(), [1, 2]);
     }
 
     #[test]

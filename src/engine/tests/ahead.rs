@@ -5,8 +5,10 @@ use super::fake::{FAILS_BATCH, FITS, House, LARGE, LOSES_DEVICE};
 use crate::engine::*;
 
 /// One item is before the gate while others come; what has happened by the time that all are answered, with the answers
-/// of the others.
+/// of the others. The device has had a full batch before, and knows how long it takes.
 async fn behind_one(house: &House, items: &[(u8, u32)]) -> (Vec<Event>, Vec<Result<Scored, EngineError>>) {
+    house.submit(9, 32).unwrap().await.unwrap();
+    house.fake.events.lock().unwrap().clear();
     let first = house.occupied(1);
     let tickets: Vec<_> = items.iter().map(|&(byte, frames)| house.submit(byte, frames).unwrap()).collect();
     house.open();
@@ -40,6 +42,19 @@ async fn one_that_may_still_grow_is_not() {
     let expected = [Asked(vec![2]), Answered(vec![2]), Asked(vec![3, 4]), Answered(vec![3, 4])];
     assert_eq!(events[2..], expected);
     assert!(answers.into_iter().all(|answer| answer.is_ok()));
+}
+
+#[tokio::test]
+async fn after_a_batch_of_a_size_that_is_new_the_next_one_waits() {
+    let house = House::beside(640);
+    let first = house.occupied(1);
+    let tickets = [2, 3].map(|byte| house.submit(byte, 32).unwrap());
+    house.open();
+    for ticket in first.into_iter().chain(tickets) {
+        ticket.await.unwrap();
+    }
+    let asked = [Asked(vec![2]), Answered(vec![2]), Asked(vec![3]), Answered(vec![3])];
+    assert_eq!(house.fake.events.lock().unwrap()[2..], asked);
 }
 
 #[tokio::test]

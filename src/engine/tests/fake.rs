@@ -139,6 +139,10 @@ impl Scorer for Fake {
         Ok(asked)
     }
 
+    fn asks_at_once(&self, _: u32) -> bool {
+        self.beside
+    }
+
     fn has_answer(&self, _: &Asked) -> bool {
         !self.beside
     }

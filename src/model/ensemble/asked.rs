@@ -7,14 +7,14 @@ use tch::Tensor;
 use super::{BatchTimings, Ensemble, EnsembleScore, ExpertTrace};
 use crate::media::Frames;
 use crate::model::{ModelError, Track};
-use crate::native::{self, Moment};
+use crate::native::{self, Moment, Pinned};
 
 /// A batch that a device was asked to score. The frames and embeddings that it is made of are needed no more.
 #[derive(Debug)]
 pub struct Asked {
     track: Track,
     /// f of each of the track's experts for each item, `[experts, items]` in f64, in this process's memory.
-    raw: Tensor,
+    raw: Pinned,
     since: Instant,
     /// When the embeddings are there.
     seen: Moment,

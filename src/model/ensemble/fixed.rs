@@ -16,7 +16,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::inputs::{Uploaded, frame_bytes, frames_at, upload};
 use crate::media::Frames;
 use crate::model::{ModelError, Track};
-use crate::native::{self, Graph, GraphPool, Moment, Stream};
+use crate::native::{self, Graph, GraphPool, Moment, Pinned, Stream};
 
 /// Frames that are copied together, and then uploaded while the next ones are copied.
 const AT_ONCE: usize = 16;
@@ -46,7 +46,7 @@ pub(super) struct FixedSizes {
 struct Place {
     side: u32,
     /// In this process's memory.
-    host: Tensor,
+    host: Pinned,
     /// On the device, where they are uploaded to while what is in `device` may still be read.
     arrived: Tensor,
     /// On the device, where the backbones read.
@@ -96,6 +96,16 @@ impl FixedSizes {
         self.recorded.borrow().iter().filter(|recorded| recorded.track == track).count()
     }
 
+    /// Whether batches of `frames` of a track are replayed.
+    pub(super) fn is_recorded(&self, track: Track, frames: u32) -> bool {
+        self.size_of(frames).is_some_and(|size| self.recorded.borrow().iter().any(|known| known.is(track, size)))
+    }
+
+    /// The size that a batch of so many frames is padded to.
+    fn size_of(&self, frames: u32) -> Option<u32> {
+        self.sizes.iter().copied().find(|&size| size >= frames)
+    }
+
     /// What `compute` makes of the frames of `items` at `sides`, of which it is given more rows than there are frames.
     /// It must ask the same of the device each time that it is called for `track` and a size.
     pub(super) fn features(
@@ -106,7 +116,7 @@ impl FixedSizes {
         compute: impl Fn(&Uploaded) -> Result<Features, ModelError>,
     ) -> Result<Features, ModelError> {
         let count: u32 = items.iter().map(|item| item.count).sum();
-        let Some(&size) = self.sizes.iter().find(|&&size| size >= count) else {
+        let Some(size) = self.size_of(count) else {
             return compute(&upload(items, sides, self.device)?);
         };
         let uploaded = self.fill(items, sides, size)?;
@@ -146,7 +156,7 @@ impl FixedSizes {
 
     fn replay(&self, track: Track, size: u32) -> Result<Option<Features>, ModelError> {
         let recorded = self.recorded.borrow();
-        let Some(known) = recorded.iter().find(|known| known.track == track && known.size == size) else {
+        let Some(known) = recorded.iter().find(|known| known.is(track, size)) else {
             return Ok(None);
         };
         known.graph.replay()?;
@@ -170,20 +180,21 @@ impl FixedSizes {
     }
 }
 
+impl Recorded {
+    fn is(&self, track: Track, size: u32) -> bool {
+        (self.track, self.size) == (track, size)
+    }
+}
+
 impl Place {
     fn new(side: u32, rows: u32, device: Device) -> Result<Self, ModelError> {
         let shape: [i64; 4] = [rows.into(), side.into(), side.into(), 3];
-        let mut host = Tensor::f_zeros(shape, (Kind::Uint8, Device::Cpu))?;
+        let host = Pinned::new(Tensor::f_zeros(shape, (Kind::Uint8, Device::Cpu))?, device);
         let there = |host: &Tensor| match device {
             Device::Cpu => Ok(host.shallow_clone()),
             _ => Tensor::f_zeros(shape, (Kind::Uint8, device)),
         };
         let (arrived, device_frames) = (there(&host)?, there(&host)?);
-        if device != Device::Cpu
-            && let Err(error) = native::pin(&mut host)
-        {
-            tracing::warn!(%error, "uploads come from memory that is not pinned and take longer");
-        }
         // No upload may overtake the zeros.
         Ok(Self { side, host, arrived, device: device_frames, uploaded: None, taken: Moment::mark(device)? })
     }

@@ -16,12 +16,15 @@ const LIMIT: f64 = 0.05;
 const PICTURES: u32 = 3;
 
 impl Ensemble {
-    /// Looks at a few pictures both ways, on every track.
+    /// Reads a prompt and looks at a few pictures both ways, with every network.
     pub(super) fn trusts_kernels(&self) -> bool {
         match self.furthest() {
-            Ok((_, difference)) if difference <= LIMIT => true,
-            Ok((expert, difference)) => {
-                tracing::warn!(expert, difference, limit = LIMIT, "kernels are wrong on this GPU, which goes without");
+            Ok((network, difference)) if difference <= LIMIT => {
+                tracing::info!(network, difference, "kernels agree with libtorch's operations");
+                true
+            }
+            Ok((network, difference)) => {
+                tracing::warn!(network, difference, limit = LIMIT, "kernels are wrong on this GPU, which goes without");
                 false
             }
             Err(error) => {
@@ -31,10 +34,24 @@ impl Ensemble {
         }
     }
 
-    /// The expert whose embeddings differ most, and by how much.
+    /// The network whose embeddings differ most, and by how much.
     fn furthest(&self) -> Result<(&str, f64), ModelError> {
         let _no_grad = tch::no_grad_guard();
         let mut furthest = ("", 0.0);
+        let mut compare = |network, with: &Tensor, without: &Tensor| -> Result<(), ModelError> {
+            let difference = difference(with, without)?;
+            if difference > furthest.1 {
+                furthest = (network, difference);
+            }
+            Ok(())
+        };
+        for (spec, tower) in self.manifest.text.towers.iter().zip(&self.towers) {
+            let embedding = |with: bool| {
+                let _kernels = kernels::scope(self.options.device, with);
+                tower.forward(&[&tower.any_prompt()])
+            };
+            compare(spec.name.as_str(), &embedding(true)?, &embedding(false)?)?;
+        }
         for track in [Track::Image, Track::Video] {
             let sides = self.sides(track);
             if sides.is_empty() {
@@ -48,10 +65,7 @@ impl Ensemble {
             let (with, without) = (features(true)?, features(false)?);
             for (member, (with, without)) in self.members_of(track).zip(with.iter().zip(&without)) {
                 for (with, without) in with.iter().zip(without) {
-                    let difference = difference(with, without)?;
-                    if difference > furthest.1 {
-                        furthest = (&member.spec.name, difference);
-                    }
+                    compare(&member.spec.name, with, without)?;
                 }
             }
         }
