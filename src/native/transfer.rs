@@ -26,9 +26,7 @@ impl Pinned {
     /// Moves `tensor` there. Where there is no such memory to be had it stays where it is: copies take longer.
     pub fn new(mut tensor: Tensor, device: Device) -> Self {
         static WARNED: Once = Once::new();
-        if device != Device::Cpu
-            && let Err(error) = pin(&mut tensor)
-        {
+        if let Err(error) = pin(&mut tensor, device) {
             WARNED
                 .call_once(|| tracing::warn!(%error, "copies between memory and a GPU take longer: it is not pinned"));
         }
@@ -68,17 +66,17 @@ fn is_alive(device: Device) -> Result<(), TchError> {
     }
 }
 
-/// Moves a tensor to pinned memory.
-///
-/// # Errors
-/// Those of libtorch; CUDA is not there. The tensor stays where it is.
-fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
-    // SAFETY: tch's pointer is one to an at::Tensor, which is ours to change.
-    checked(unsafe { pcqa_pin(tensor.as_mut_ptr().cast()) })
+/// Where it fails, the tensor stays where it is.
+fn pin(tensor: &mut Tensor, device: Device) -> Result<(), TchError> {
+    match cuda_index(device)? {
+        // SAFETY: tch's pointer is one to an at::Tensor, which is ours to change.
+        Some(_) => checked(unsafe { pcqa_pin(tensor.as_mut_ptr().cast()) }),
+        None => Ok(()),
+    }
 }
 
-/// Copies values from one tensor to another of the same shape. Between [pinned](pin) memory and a CUDA device, and on
-/// one, it only asks for it: until the device was [waited for](wait_for), `from` must not change and `to` not be read.
+/// Copies values from one tensor to another of the same shape. Between [pinned](Pinned) memory and a CUDA device, and
+/// on one, it only asks for it: until the device was [waited for](wait_for), `from` must not change and `to` not be read.
 ///
 /// # Errors
 /// Those of libtorch.

@@ -211,6 +211,7 @@ impl Place {
         for item in items {
             frames.extend(frames_at(item, self.side)?);
         }
+        // The processor writes where the last upload has read, and the upload where the last batch has taken.
         if let Some(uploaded) = &self.uploaded {
             uploaded.wait()?;
         }
