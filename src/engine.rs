@@ -113,10 +113,10 @@ pub enum EngineError {
         /// When there will be room, from the measured rate.
         retry_after: Duration,
     },
-    /// What is ahead takes longer than the deadline allows.
-    #[error("the queue takes {:.3} s, the deadline is in {:.3} s", wait.as_secs_f64(), left.as_secs_f64())]
+    /// With what is ahead it takes longer than the deadline allows.
+    #[error("after what is ahead it would take {:.3} s, the deadline is in {:.3} s", wait.as_secs_f64(), left.as_secs_f64())]
     Hopeless {
-        /// Expected wait, from the measured rate.
+        /// Expected time until it is scored, from the measured rate.
         wait: Duration,
         /// Time to the deadline.
         left: Duration,

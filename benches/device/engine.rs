@@ -16,7 +16,8 @@ use super::{Fast, House, Outcome};
 /// Batches that fitted in warming up meet a device of which something else has taken the memory.
 pub(super) fn memory(house: &House) -> Outcome {
     let Device::Cuda(index) = house.args.device else { return Ok(None) };
-    let engine = start(house, Fast { graphs: false, ..House::FAST })?;
+    // Long enough for a burst to become one batch.
+    let engine = start(house, Fast { graphs: false, ..House::FAST }, Duration::from_secs(1))?;
     let before = native::memory(house.args.device)?.context("no memory")?;
     native::empty_cache()?;
     let left = native::memory(house.args.device)?.context("no memory")?;
@@ -28,8 +29,8 @@ pub(super) fn memory(house: &House) -> Outcome {
     let burst = || -> anyhow::Result<(usize, u32)> {
         // All of them have their places before the first is ready, so that they go as one batch.
         let places: Vec<_> = (0..count).map(|caller| engine.reserve(order(caller, 1))).collect::<Result<_, _>>()?;
-        let tickets: Vec<_> =
-            places.into_iter().zip(&items).map(|(place, item)| place.submit(prompt.clone(), item.clone())).collect();
+        let ready: Vec<_> = places.into_iter().zip(items.clone()).collect();
+        let tickets: Vec<_> = ready.into_iter().map(|(place, item)| place.submit(prompt.clone(), item)).collect();
         let (mut answered, mut largest) = (0, 0);
         for ticket in tickets {
             if let Ok(scored) = runtime.block_on(ticket) {
@@ -48,7 +49,8 @@ pub(super) fn memory(house: &House) -> Outcome {
         bursts.push(burst()?);
         let again = burst()?;
         bursts.push(again);
-        was_short = again.1 < house.args.max_batch_frames;
+        // Once memory has not sufficed for a batch, none is more than half as large.
+        was_short = again.1 <= house.args.max_batch_frames / 2;
         if was_short {
             break;
         }
@@ -65,7 +67,7 @@ pub(super) fn memory(house: &House) -> Outcome {
 
 /// What the engine makes of the device when frames come decoded: two batches on their way, one prompt.
 pub(super) fn engine(house: &House) -> Outcome {
-    let engine = Arc::new(start(house, House::FAST)?);
+    let engine = Arc::new(start(house, House::FAST, Duration::from_millis(5))?);
     // A picture of its own for each caller: a batch looks at equal ones once.
     let items = Arc::new(house.items(Track::Image, 0, u64::from(2 * house.args.max_batch_frames)));
     let prompt = house.tokenizer.encode("a red fox in the snow");
@@ -105,11 +107,11 @@ pub(super) fn engine(house: &House) -> Outcome {
     Ok(Some((failed == 0 && rate > 0.0, figures)))
 }
 
-fn start(house: &House, fast: Fast) -> anyhow::Result<Engine> {
+fn start(house: &House, fast: Fast, max_queue_delay: Duration) -> anyhow::Result<Engine> {
     let config = EngineConfig {
         max_queue_frames: u64::from(house.args.max_batch_frames) * 8,
         max_batch_frames: house.args.max_batch_frames,
-        max_queue_delay: Duration::from_millis(5),
+        max_queue_delay,
         text_cache_bytes: 64 << 20,
         threads: usize::try_from(house.args.threads)?,
         warm_up_prompt: house.tokenizer.encode("warm up"),

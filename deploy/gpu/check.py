@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The steps of deploy/gpu/check.sh, which starts this. Every step is a line of the report; what earlier runs found is
-kept, so that steps can be run one by one. Only Python's own library is used; PyTorch is looked for in --pytorch."""
+"""The steps of deploy/gpu/check.sh, which starts this. Every step is a line of the report; what earlier runs of the same
+programs found is kept, so that steps can be run one by one. Only Python's own library is used; PyTorch is looked for in --pytorch."""
 
 import argparse
 import json
@@ -67,11 +67,17 @@ class House:
         self.on_gpu = args.device != "cpu"
         self.env = {**os.environ, "NO_COLOR": "1"}
         self.file = self.out / "report.json"
-        self.found = json.loads(self.file.read_text()) if self.file.exists() else {"steps": {}}
+        # What was built, which the programs do not say themselves.
+        version = self.home / "version"
+        self.version = version.read_text().strip() if version.exists() else "an unknown version"
+        found = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.found = found if found.get("version") == self.version else {"version": self.version, "steps": {}}
 
     def prepare(self):
-        if self.on_gpu:
+        if self.on_gpu or not self.starts():
             self.env["LD_LIBRARY_PATH"] = f"{self.torch_libraries()}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        if not self.starts():
+            raise Failed(f"{self.bin('device')} does not start; see {self.out / 'log.txt'}")
         decoder = self.work / "no-decoder"
         decoder.write_text(STAND_IN.format(python=sys.executable))
         decoder.chmod(0o755)
@@ -81,12 +87,20 @@ class House:
         # What is served of frames at once.
         self.batch = 16 if self.args.tiny else 64
 
+    def starts(self):
+        """Whether the programs find libtorch."""
+        with open(self.out / "log.txt", "a") as log:
+            return subprocess.run([self.bin("device"), "--help"], stdout=log, stderr=log, env=self.env).returncode == 0
+
     def torch_libraries(self):
         """Of the PyTorch that is here, whose version must be the one that pcqa was built for."""
         script = "import torch, pathlib; print(torch.__version__, pathlib.Path(torch.__file__).parent / 'lib')"
-        run = subprocess.run([self.args.pytorch, "-c", script], stdout=subprocess.PIPE, text=True)
+        try:
+            run = subprocess.run([self.args.pytorch, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError as error:
+            raise Failed(f"--pytorch {self.args.pytorch}: {error.strerror}")
         if run.returncode:
-            raise Failed(f"{self.args.pytorch} has no PyTorch")
+            raise Failed(f"--pytorch {self.args.pytorch} has no PyTorch")
         version, libraries = run.stdout.split(maxsplit=1)
         if not version.startswith(TORCH):
             raise Failed(f"{self.args.pytorch} has PyTorch {version}, {TORCH}* is needed")
@@ -120,6 +134,7 @@ class House:
             return []
         directory = pathlib.Path(self.args.bundle or self.work / "full")
         if not (directory / "bundle.toml").exists():
+            print(f"gpu-check: generating full-size weights in {directory}", flush=True)
             self.run(self.bin("pcqa-train"), "init", "--preset=full", f"--out={directory}")
         return [f"--bundle={directory}"]
 
@@ -401,7 +416,7 @@ def lines(value, name=""):
 
 
 def page(found):
-    rows = ["# pcqa on a GPU", ""]
+    rows = ["# pcqa on a GPU", "", f"Of {found['version']}.", ""]
     for name, entry in found["steps"].items():
         result = {True: "holds", False: "does not hold", None: "nothing to check here"}[entry["ok"]]
         rows += [f"## {name}: {result}", "", f"{entry['seconds']:.0f} s on {entry['device']}, {entry['when']}.", ""]
@@ -427,17 +442,24 @@ def run_step(house, name):
     print(f"gpu-check: {name}: {word}, {entry['seconds']:.0f} s {entry.get('error', '')}", flush=True)
     for line in list(lines(entry.get("figures", {})))[:60]:
         print(f"  {line.strip('| ')}", flush=True)
-    return entry["ok"] is not False
+    return entry["ok"]
+
+
+def device(text):
+    if text != "cpu" and not re.fullmatch(r"cuda:[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected cpu or cuda:N")
+    return text
 
 
 def main():
     parser = argparse.ArgumentParser(prog="deploy/gpu/check.sh", description="Checks and measures pcqa on a GPU.",
-                                     epilog=f"Steps, all of them where none is named: {', '.join(STEPS)}.")
+                                     epilog=f"Steps, all of them where none is named: {', '.join(STEPS)}. In the "
+                                            "repository, `build` makes the programs and `pack` an archive for other hosts.")
     parser.add_argument("steps", nargs="*", metavar="STEP", help="what to run")
     parser.add_argument("--home", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cuda:0", help="cpu or cuda:N (default: %(default)s)")
+    parser.add_argument("--device", default="cuda:0", type=device, help="cpu or cuda:N (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="the demo bundle and short measurements")
-    parser.add_argument("--bundle", help="a full-size bundle; generated where absent")
+    parser.add_argument("--bundle", help="a full-size bundle (default: one with generated weights)")
     parser.add_argument("--pytorch", default="python3", metavar="PYTHON", help="a Python with PyTorch 2.11")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one operation")
     parser.add_argument("--seconds", type=float, default=2, help="least time of one measurement (default: %(default)s)")
@@ -449,6 +471,8 @@ def main():
     unknown = [name for name in args.steps if name not in STEPS]
     if unknown:
         parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
+    if args.bundle and not (pathlib.Path(args.bundle) / "bundle.toml").exists():
+        parser.error(f"argument --bundle: {args.bundle} has no bundle.toml")
     # As with a failure: what was found stays in the report.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILS))
 
@@ -459,13 +483,15 @@ def main():
         if house.on_gpu:
             device_check(house, "info")
     except Failed as error:
-        print(f"gpu-check: no GPU to check as {args.device}: {error}", file=sys.stderr)
-        sys.exit(NO_GPU)
+        print(f"gpu-check: nothing can be checked on {args.device}: {error}", file=sys.stderr)
+        sys.exit(NO_GPU if house.on_gpu else FAILS)
     wanted = args.steps or list(STEPS)
     results = [run_step(house, name) for name in wanted]
-    print(f"gpu-check: {sum(results)} of {len(results)} steps hold, {time.monotonic() - begin:.0f} s in all; "
+    checked = [result for result in results if result is not None]
+    nothing = f", {len(results) - len(checked)} had nothing to check" if len(checked) < len(results) else ""
+    print(f"gpu-check: {sum(checked)} of {len(checked)} steps hold{nothing}, {time.monotonic() - begin:.0f} s in all; "
           f"report: {house.out / 'report.md'}")
-    sys.exit(HOLDS if all(results) else FAILS)
+    sys.exit(HOLDS if all(checked) else FAILS)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ build() {
   mkdir -p target/gpu/bin
   for file in pcqa pcqa-server pcqa-train; do strip -o "target/gpu/bin/$file" "target/release/$file"; done
   for file in ceiling step device; do strip -o "target/gpu/bin/$file" "$(bench "$file")"; done
+  printf 'pcqa %s\n' "$(git describe --always --dirty 2>/dev/null || echo 'without a commit')" >target/gpu/version
 }
 
 pack() {
@@ -37,7 +38,7 @@ pack() {
   local work=target/gpu/pack
   rm -rf "$work"
   mkdir -p "$work/pcqa-gpu"
-  cp -r target/gpu/bin "$here/check.sh" "$here/check.py" benches/pytorch_ceiling.py benches/pytorch_step.py "$work/pcqa-gpu"
+  cp -r target/gpu/bin target/gpu/version "$here/check.sh" "$here/check.py" benches/pytorch_ceiling.py benches/pytorch_step.py "$work/pcqa-gpu"
   # timm alone: with PyTorch there, it needs nothing else that check.py cannot stand in for.
   python3 -m venv --clear "$work/venv"
   "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile \
@@ -48,12 +49,16 @@ pack() {
   say "packed $(du -h target/gpu/pcqa-gpu.tar.xz | cut -f1): $(realpath target/gpu/pcqa-gpu.tar.xz)"
 }
 
-case ${1:-} in
-  pack) pack; exit ;;
-  build) build; exit ;;
-esac
-if [ ! -x "$home/bin/device" ]; then
-  command -v cargo >/dev/null || { say "no binaries in $home/bin and no cargo: pack them where it is built"; exit 2; }
-  (build)
+if [ "$home" != "$here" ]; then
+  command -v cargo >/dev/null || { say "no programs beside $here and no cargo: pack them where they are built"; exit 2; }
+  case ${1:-} in
+    pack) pack; exit ;;
+    build) build; exit ;;
+    --help | -h) ;;
+    *) (build) ;; # What the sources are now, and not what they were.
+  esac
+elif [[ ${1:-} == pack || ${1:-} == build ]]; then
+  say "$1 works in the repository; these programs are built"
+  exit 2
 fi
 exec python3 "$here/check.py" --home "$home" "$@"

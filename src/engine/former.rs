@@ -38,6 +38,16 @@ pub(super) struct Former<T> {
     budget: Budget,
     /// Of a frame on a device, by track.
     pace: [Pace; 2],
+    /// What devices have and have not done.
+    under_way: Vec<UnderWay>,
+}
+
+/// A batch on a device.
+struct UnderWay {
+    track: Track,
+    frames: u32,
+    /// By the measured rate.
+    ends: Instant,
 }
 
 struct Slot<T> {
@@ -93,7 +103,8 @@ impl Reason {
 
 impl<T> Former<T> {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, line: Line::default(), budget: Budget::new(limits.max_queue_frames), pace: [Pace::default(); 2] }
+        let (line, budget) = (Line::default(), Budget::new(limits.max_queue_frames));
+        Self { limits, line, budget, pace: [Pace::default(); 2], under_way: Vec::new() }
     }
 
     /// Gives `order` its place in line.
@@ -177,8 +188,12 @@ impl<T> Former<T> {
         }
     }
 
-    /// Learns from `frames` of `track` scored in `elapsed`.
+    /// Learns from `frames` of `track` scored in `elapsed`, which are under way no more.
     pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration, now: Instant) {
+        let done = self.under_way.iter().position(|batch| (batch.track, batch.frames) == (track, frames));
+        if let Some(done) = done {
+            self.under_way.remove(done);
+        }
         self.pace[index(track)].record(frames, elapsed, now);
     }
 
@@ -237,6 +252,8 @@ impl<T> Former<T> {
             self.budget.give_back(slot.order.caller, slot.order.frames.into());
             batch.items.extend(slot.ready);
         }
+        let seconds = Duration::try_from_secs_f64(f64::from(batch.frames) * seconds_per_frame).unwrap_or_default();
+        self.under_way.push(UnderWay { track, frames: batch.frames, ends: now + seconds });
         batch
     }
 
@@ -245,12 +262,27 @@ impl<T> Former<T> {
         slot.ready.map(|(_, item)| item)
     }
 
-    /// How long the devices need for what would go before `order`; 0 where nothing has been measured lately.
+    /// How long it takes until `order` is scored; 0 where nothing has been measured lately, and where it waits for nothing:
+    /// a device that is free tries what may be too late, since a rate that was measured in a bad moment would hold as long
+    /// as everything is refused.
     fn wait_for(&self, order: &Order, now: Instant) -> Duration {
         let ahead = self.line.ahead(order.caller, order.priority, order.deadline);
-        let seconds: f64 =
-            ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames, now)).sum();
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        let ahead: f64 = ahead.into_iter().map(|(slot, frames)| self.seconds_for(slot.order.track, frames, now)).sum();
+        let before = ahead + self.until_one_is_free(now);
+        if before == 0.0 {
+            return Duration::ZERO;
+        }
+        let own = self.pace[index(order.track)].seconds(now).unwrap_or(0.0) * f64::from(order.frames);
+        Duration::try_from_secs_f64(before + own).unwrap_or(Duration::MAX)
+    }
+
+    /// Seconds, by the measured rate.
+    fn until_one_is_free(&self, now: Instant) -> f64 {
+        let Some(waiting) = self.under_way.len().checked_sub(self.limits.devices as usize) else { return 0.0 };
+        // Some may have been given their next batch already.
+        let mut ends: Vec<Instant> = self.under_way.iter().map(|batch| batch.ends).collect();
+        ends.sort_unstable();
+        ends.get(waiting).map_or(0.0, |ends| ends.saturating_duration_since(now).as_secs_f64())
     }
 
     fn seconds_for(&self, track: Track, frames: u64, now: Instant) -> f64 {

@@ -2,6 +2,7 @@
 //! bundle is loaded again.
 
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -126,7 +127,12 @@ fn options(config: &Config, manifest: &Manifest) -> Result<Vec<LoadOptions>> {
                 Device::Cpu
             }
             Err(problem) => {
-                tracing::debug!(problem, "no CUDA");
+                // A GPU that is there and not used is a mistake that shows in nothing but the rate.
+                if Path::new("/dev/nvidiactl").exists() {
+                    tracing::warn!(problem, "there is a GPU, but CUDA cannot be used: scoring on the CPU");
+                } else {
+                    tracing::info!(problem, "no CUDA: scoring on the CPU");
+                }
                 Device::Cpu
             }
         }],

@@ -88,12 +88,12 @@ fn a_batch_does_not_outlast_its_most_urgent_item() {
     for item in 0..8 {
         ready(&mut former, Order { caller: Caller(item), ..order(now) }, 1, now);
     }
-    former.record(Track::Image, 1, Duration::from_secs(20), now);
-    assert_eq!(items(former.next(now, MOST)).len(), 3, "of 20 s each, in 60 s");
     let soon = Order { deadline: now + Duration::from_secs(1), ..order(now) };
     let key = former.reserve(Order { caller: Caller(9), ..soon }, now).unwrap();
+    former.record(Track::Image, 1, Duration::from_secs(20), now);
     former.make_ready(&key, 1, 7, now).unwrap();
     assert_eq!(items(former.next(now, MOST)), [7], "late as it may be, it is not given up");
+    assert_eq!(items(former.next(now, MOST)).len(), 3, "of 20 s each, in 60 s");
     assert_eq!(items(former.next(now + Duration::from_secs(30), MOST)).len(), 1);
 }
 
@@ -107,7 +107,7 @@ fn hopeless_work_is_refused_at_the_door_by_the_measured_rate() {
     former.record(Track::Image, 10, Duration::from_secs(1), now);
     match former.reserve(Order { deadline: soon(1500), ..order(now) }, now) {
         Err(EngineError::Hopeless { wait, left }) => {
-            assert_eq!((wait, left), (Duration::from_millis(1700), Duration::from_millis(1500)));
+            assert_eq!((wait, left), (Duration::from_millis(1800), Duration::from_millis(1500)));
         }
         other => panic!("{other:?}"),
     }
@@ -116,6 +116,33 @@ fn hopeless_work_is_refused_at_the_door_by_the_measured_rate() {
     former.reserve(Order { deadline: soon(2000), ..order(now) }, now).unwrap();
     let bulk = former.reserve(Order { deadline: soon(1500), priority: Priority::Bulk, ..order(now) }, now);
     assert!(matches!(bulk, Err(EngineError::Hopeless { .. })));
+}
+
+#[test]
+fn what_a_busy_device_still_has_to_do_counts_and_so_does_the_item_itself() {
+    let (now, mut former) = (Instant::now(), Former::<u32>::new(LIMITS));
+    let soon = |milliseconds| Order { deadline: now + Duration::from_millis(milliseconds), ..order(now) };
+    former.record(Track::Image, 1, Duration::from_secs(1), now);
+    // A free device tries it, although it takes a second.
+    ready(&mut former, soon(500), 1, now);
+    assert_eq!(items(former.next(now, MOST)), [1]);
+    let waits = |former: &mut Former<u32>, order, at| match former.reserve(order, at) {
+        Err(EngineError::Hopeless { wait, .. }) => wait,
+        other => panic!("{other:?}"),
+    };
+    let later = now + Duration::from_millis(400);
+    assert_eq!(waits(&mut former, soon(1900), later), Duration::from_millis(1600));
+    former.reserve(soon(2100), later).unwrap();
+    // It is late, and may be done at any moment.
+    let late = now + Duration::from_secs(5);
+    let mut former = Former::<u32>::new(LIMITS);
+    former.record(Track::Image, 1, Duration::from_secs(1), late);
+    ready(&mut former, Order { deadline: late + Duration::from_millis(500), ..order(now) }, 1, now);
+    former.next(now, MOST);
+    former.reserve(Order { deadline: late + Duration::from_millis(1), ..order(now) }, late).unwrap();
+    // Done, the device is free.
+    former.record(Track::Image, 1, Duration::from_secs(1), late);
+    assert!(former.under_way.is_empty());
 }
 
 #[test]

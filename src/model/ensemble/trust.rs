@@ -1,4 +1,4 @@
-//! Whether a GPU's [own kernels](kernels) say what libtorch's operations say. They were measured on few kinds of GPUs and
+//! Whether a GPU's [own kernels](kernels) say what libtorch's operations say. They were measured on one kind of GPU and
 //! are compiled for the one at hand: one that they are wrong on must not serve wrong scores.
 
 use tch::Tensor;
