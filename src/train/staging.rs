@@ -8,10 +8,13 @@ use anyhow::{Context, bail};
 
 use crate::model::MANIFEST;
 
-/// Goes away with what was written so far unless it is published.
+/// Goes away with what was written so far unless it is published; what a process left that was killed goes with the next
+/// one for the same target.
 pub(super) struct Staging {
     path: PathBuf,
     target: PathBuf,
+    /// Locked as long as somebody writes.
+    _directory: File,
 }
 
 impl Staging {
@@ -30,8 +33,12 @@ impl Staging {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("{}: cannot be created", parent.display()))?;
         }
-        fs::create_dir(&path).with_context(|| format!("{}: cannot be created", path.display()))?;
-        Ok(Self { path, target: target.to_owned() })
+        remove_left(target);
+        let failed = || format!("{}: cannot be created", path.display());
+        fs::create_dir(&path).with_context(failed)?;
+        let directory = File::open(&path).with_context(failed)?;
+        directory.lock().with_context(failed)?;
+        Ok(Self { path, target: target.to_owned(), _directory: directory })
     }
 
     /// Where to write.
@@ -76,4 +83,42 @@ fn sibling(target: &Path, role: &str) -> anyhow::Result<PathBuf> {
         bail!("{}: expected a path that ends in the name of a new directory", target.display());
     };
     Ok(target.with_file_name(format!(".{}.{role}-{}", name.to_string_lossy(), std::process::id())))
+}
+
+/// Removes what nobody writes any more. Where that fails it stays: it is in nobody's way.
+fn remove_left(target: &Path) {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (Some(name), Ok(entries)) = (target.file_name(), fs::read_dir(parent)) else { return };
+    let prefix = format!(".{}.partial-", name.to_string_lossy());
+    for entry in entries.flatten() {
+        let is_left = entry.file_name().to_string_lossy().starts_with(&prefix)
+            && File::open(entry.path()).is_ok_and(|directory| directory.try_lock().is_ok());
+        if is_left {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_what_another_one_writes_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = home.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("weights"), "some").unwrap();
+            path
+        };
+        let (left, written, others) = (make(".b.partial-1"), make(".b.partial-2"), make(".c.partial-1"));
+        let lock = File::open(&written).unwrap();
+        lock.lock().unwrap();
+        let staging = Staging::new(&home.path().join("b"), false).unwrap();
+        assert!(!left.exists() && written.exists() && others.exists());
+        fs::write(staging.path().join(MANIFEST), "").unwrap();
+        staging.publish().unwrap();
+        assert!(home.path().join("b").join(MANIFEST).exists());
+    }
 }

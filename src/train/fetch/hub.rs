@@ -95,7 +95,7 @@ impl Hub {
         let repo = Repo::with_revision(repository.to_owned(), RepoType::Model, revision.to_owned());
         let request = self.api.repo(repo).info_request().query("blobs", "true").config();
         let request = request.http_status_as_error(false).tls_config(tls()).timeout_global(Some(PATIENCE)).build();
-        let response = request.call().map_err(|error| Failure::Again(error.into()))?;
+        let response = request.call().map_err(|error| unreached(&self.page(repository), error))?;
         if response.status() != StatusCode::OK {
             return Err(self.refused(repository, &response));
         }
@@ -142,7 +142,7 @@ impl Hub {
         if let Some(token) = self.token.as_ref().filter(|_| at_home) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        request.call().map_err(|error| Failure::Again(error.into()))
+        request.call().map_err(|error| unreached(url, error))
     }
 
     fn refused(&self, repository: &str, response: &Response<Body>) -> Failure {
@@ -218,6 +218,12 @@ fn join(url: &str, location: &str) -> anyhow::Result<String> {
     let (next, ..) = origin(&target).with_context(|| format!("the hub redirects to {location:?}"))?;
     ensure!(scheme == next || scheme == "http", "the hub redirects from an encrypted connection to {next}");
     Ok(target)
+}
+
+/// No answer came from `address`, whose query may be somebody's permission.
+fn unreached(address: &str, error: ureq::Error) -> Failure {
+    let address = address.split('?').next().unwrap_or_default();
+    Failure::Again(anyhow::Error::new(error).context(address.to_owned()))
 }
 
 #[cfg(test)]
