@@ -188,12 +188,16 @@ impl<T> Former<T> {
         }
     }
 
-    /// Learns from `frames` of `track` scored in `elapsed`, which are under way no more.
-    pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration, now: Instant) {
+    /// A device is done with a batch of `frames`.
+    pub fn finish(&mut self, track: Track, frames: u32) {
         let done = self.under_way.iter().position(|batch| (batch.track, batch.frames) == (track, frames));
         if let Some(done) = done {
             self.under_way.remove(done);
         }
+    }
+
+    /// Learns from `frames` of `track` scored in `elapsed`.
+    pub fn record(&mut self, track: Track, frames: u32, elapsed: Duration, now: Instant) {
         self.pace[index(track)].record(frames, elapsed, now);
     }
 

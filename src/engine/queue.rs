@@ -174,7 +174,14 @@ impl Queue {
         }
     }
 
-    /// Learns from `frames` of `track` scored in `elapsed`.
+    /// A device is done with a batch of `frames`, in `elapsed`.
+    pub fn finish(&self, track: Track, frames: u32, elapsed: Duration) {
+        let mut state = self.lock();
+        state.former.finish(track, frames);
+        state.former.record(track, frames, elapsed, Instant::now());
+    }
+
+    /// Learns from `frames` of `track` that were in no line, scored in `elapsed`.
     pub fn record(&self, track: Track, frames: u32, elapsed: Duration) {
         self.lock().former.record(track, frames, elapsed, Instant::now());
     }

@@ -164,7 +164,7 @@ impl<'a, S: Scorer> Device<'a, S> {
         let answers = answers.unwrap_or_else(|error| self.score_parts(track, &parts, begin, error));
         let elapsed = begin.elapsed();
         self.ahead.answered(track, frames, begin + elapsed, elapsed);
-        self.queue.record(track, frames, elapsed);
+        self.queue.finish(track, frames, elapsed);
         metrics::device_busy(&self.name, elapsed);
         let batch = span.parent();
         let is_fault = |answer: &Result<_, _>| matches!(answer, Err(EngineError::Model(error)) if matches!(**error, ModelError::Device(_)));

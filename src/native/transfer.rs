@@ -76,7 +76,7 @@ fn pin(tensor: &mut Tensor, device: Device) -> Result<(), TchError> {
 }
 
 /// Copies values from one tensor to another of the same shape. Between [pinned](Pinned) memory and a CUDA device, and
-/// on one, it only asks for it: until the device was [waited for](wait_for), `from` must not change and `to` not be read.
+/// on one, it only asks for it: until the device was [waited for](super::wait_for), `from` must not change and `to` not be read.
 ///
 /// # Errors
 /// Those of libtorch.

@@ -1,6 +1,6 @@
 //! `pcqa-train synth`: data with a known truth. Scenes of simple objects are rendered for prompts by made-up generators
 //! that show more or less what was asked for ([`scene`]) and break it more or less ([`distort`]); a documented formula
-//! ([`label`]) makes the MOS of what they did. The same seed gives the same files on any machine, and an item does not
+//! (`label`) makes the MOS of what they did. The same seed gives the same files on any machine, and an item does not
 //! depend on how many there are.
 
 mod avi;

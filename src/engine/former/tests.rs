@@ -141,7 +141,7 @@ fn what_a_busy_device_still_has_to_do_counts_and_so_does_the_item_itself() {
     former.next(now, MOST);
     former.reserve(Order { deadline: late + Duration::from_millis(1), ..order(now) }, late).unwrap();
     // Done, the device is free.
-    former.record(Track::Image, 1, Duration::from_secs(1), late);
+    former.finish(Track::Image, 1);
     assert!(former.under_way.is_empty());
 }
 

@@ -95,7 +95,7 @@ pub(super) const MODELS: &[Model] = &[
     ),
 ];
 
-/// All of [`MODELS`], for people. Paragraphs are one line each: clap wraps them to the terminal.
+/// All of `MODELS`, for people. Paragraphs are one line each: clap wraps them to the terminal.
 pub const HELP: &str = "\
 Models (* without a choice: the paper's):
 
