@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The steps of deploy/gpu/check.sh, which starts this. Every step is a line of the report; what earlier runs of the same
-programs found is kept, so that steps can be run one by one. Only Python's own library is used; PyTorch is looked for in --pytorch."""
+programs found is kept, so that steps can be run one by one. Only Python's own library is used; PyTorch is looked for in
+--pytorch."""
 
 import argparse
 import json

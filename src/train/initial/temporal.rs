@@ -30,10 +30,10 @@ const FAR: f32 = 64.0;
 /// embeddings on, raised by a level that keeps them in the linear part of its activation, and the vision adapter takes
 /// the level away again: of a clip that stands still it says nearly what the image expert says of a frame. Three
 /// sixteenths of the channels, those that the adapter listens to least, say other things, and the adapter has yet to
-/// learn what follows from them: two of three by how much neighbouring frames differ, along directions drawn by `by`; the third whether they
-/// are alike, more or less strictly. Were all channels handed on, nothing would lead there: the mean over time of what is
-/// linear does not know the frames' order, and the mean of differences does not know a clip that moves in jumps from one
-/// that moves evenly.
+/// learn what follows from them: two of three by how much neighbouring frames differ, along directions drawn by `by`; the
+/// third whether they are alike, more or less strictly. Were all channels handed on, nothing would lead there: the mean
+/// over time of what is linear does not know the frames' order, and the mean of differences does not know a clip that
+/// moves in jumps from one that moves evenly.
 ///
 /// A head without an adapter stays without one, and is refused where it is loaded.
 ///
