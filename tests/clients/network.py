@@ -36,11 +36,12 @@ class Names:
 
 class Balancer:
     """Passes bytes to `backend` ("host:port"). Once `cut_after` bytes of a caller have come, all of its connections are
-    cut and `then` is called: whoever connects meanwhile waits for it."""
+    cut and `then` is called: whoever connects meanwhile waits for it. Of those who come after it, the first `refused`
+    are turned away."""
 
-    def __init__(self, backend, cut_after=None, then=lambda: None):
+    def __init__(self, backend, cut_after=None, then=lambda: None, refused=0):
         self.backend, self.connections = backend, 0
-        self._left, self._then = cut_after, then
+        self._left, self._then, self._refused = cut_after, then, refused
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
@@ -54,7 +55,12 @@ class Balancer:
     def _connection(self, caller):
         with self._lock:
             self.connections += 1
+            refused = self._left is None and self._refused > 0
+            self._refused -= refused
             host, port = self.backend.split(":")
+        if refused:
+            caller.close()
+            return
         try:
             server = socket.create_connection((host, int(port)))
         except OSError:

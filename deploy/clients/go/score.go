@@ -59,13 +59,15 @@ func outgoing(ctx context.Context) context.Context {
 	return ctx
 }
 
-// scoreOne scores one image. The service config has its deadline and its retries.
+// scoreOne scores one image. The service config has its deadline and its retries; that is not enough in this version,
+// which does not try again while no replica is known to be there. So the call waits for one, within the deadline.
 func scoreOne(ctx context.Context, service pb.ScoringServiceClient, prompt, file string) (*pb.Score, error) {
 	image, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := service.ScoreImage(outgoing(ctx), &pb.ScoreImageRequest{Prompt: prompt, Image: image})
+	request := &pb.ScoreImageRequest{Prompt: prompt, Image: image}
+	answer, err := service.ScoreImage(outgoing(ctx), request, grpc.WaitForReady(true))
 	return answer.GetScore(), err
 }
 
