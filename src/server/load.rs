@@ -138,6 +138,9 @@ fn options(config: &Config, manifest: &Manifest) -> Result<Vec<LoadOptions>> {
         }],
         DeviceChoice::These(devices) => devices.iter().map(|&name| device(name, &gpus)).collect::<Result<_>>()?,
     };
+    if config.model.device_memory_bytes.is_some() && devices.iter().all(|device| *device == Device::Cpu) {
+        tracing::warn!("device_memory_bytes: is set, but bounds the memory of GPUs alone, and none scores");
+    }
     let tta = config.model.tta;
     let is_calibrated = |dtype| manifest.experts.iter().all(|expert| manifest.calibrated(expert, dtype, tta).is_some());
     // One for all: a score must not depend on the device.

@@ -60,6 +60,14 @@ impl NumberFormat {
         self.dtype().bitsize() / 8
     }
 
+    /// Whether it has this number, rounded, and it is one.
+    fn holds(self, number: f32) -> bool {
+        match self {
+            Self::F32 => number.is_finite(),
+            Self::Bf16 => half::bf16::from_f32(number).is_finite(),
+        }
+    }
+
     /// As flags and files name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,7 +137,7 @@ pub(super) fn convert(
     };
     let (checkpoint, found, pieces) = planned().with_context(|| from.display().to_string())?;
     let tensors = pieces.len();
-    let digest = write::write(&checkpoint, pieces, format, out)?;
+    let digest = write::write(from, &checkpoint, pieces, format, out)?;
     Ok(Converted { found, tensors, digest })
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Cursor, Write};
 
-use pcqa::train::convert;
+use pcqa::train::{NumberFormat, convert};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -80,6 +80,23 @@ fn what_is_no_checkpoint_is_named() {
     assert!(said.starts_with("is in PyTorch's format of before 1.6"), "{said}");
     assert_eq!(refusal(&golden("transposed.pt")), "data.pkl: tensor text_projection: is not stored row by row");
     assert_eq!(refusal(&Place::new().at("")), "is not a regular file");
+}
+
+#[test]
+fn what_is_no_number_is_no_weight() {
+    let whole = fs::read(golden("transformers.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    // Four of these bytes are a NaN; of 3.4e38 bf16 makes infinity.
+    let with = |number: [u8; 4]| [&whole[..header], &number.repeat((whole.len() - header) / 4)].concat();
+    let said = refused(&with([0xff; 4]));
+    assert!(said.starts_with("tensor text_model.") && said.contains(": has NaN among its values, expected"), "{said}");
+    let place = Place::new();
+    fs::write(place.at("in.safetensors"), with(f32::MAX.to_le_bytes())).unwrap();
+    let mut arguments = arguments(&place.at("in.safetensors"), &place.at("out.safetensors"));
+    convert(&arguments).unwrap();
+    arguments.dtype = NumberFormat::Bf16;
+    let said = format!("{:#}", convert(&arguments).unwrap_err());
+    assert!(said.ends_with("expected finite numbers that bf16 can hold"), "{said}");
 }
 
 #[test]

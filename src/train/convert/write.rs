@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use safetensors::Dtype;
@@ -22,12 +22,14 @@ use crate::train::bundle::progress;
 /// Numbers that are read at once.
 const CHUNK: usize = 1 << 18;
 
-/// Writes `pieces` of `checkpoint` to `out`, which appears only when it is whole, and says what the file is.
+/// Writes `pieces` of `checkpoint`, which is the file `from`, to `out`, which appears only when it is whole, and says what
+/// the file is.
 ///
 /// # Errors
 ///
-/// When the checkpoint cannot be read or `out` not be written.
+/// When the checkpoint cannot be read or holds what is no number, or when `out` cannot be written.
 pub(super) fn write(
+    from: &Path,
     checkpoint: &Checkpoint,
     mut pieces: Vec<Piece>,
     format: NumberFormat,
@@ -40,9 +42,9 @@ pub(super) fn write(
     let unwritable = || format!("{}: cannot be written", out.display());
     let file = File::create(&partial).with_context(unwritable)?;
     let bar = progress(numbers(&pieces) * format.bytes() as u64).with_message(name.into_owned());
-    let mut writer = Writer { file: BufWriter::new(&file), hasher: Sha256::new(), bytes: 0, format, bar };
-    let written = writer.all(checkpoint, &header, &pieces).with_context(unwritable);
-    let digest = written.and_then(|()| {
+    let source = Source { path: from, checkpoint, format };
+    let mut writer = Writer { out, file: BufWriter::new(&file), hasher: Sha256::new(), bytes: 0, format, bar };
+    let digest = writer.all(&source, &header, &pieces).and_then(|()| {
         let digest = writer.finish().with_context(unwritable)?;
         file.sync_all().with_context(unwritable)?;
         fs::rename(&partial, out).with_context(unwritable)?;
@@ -76,7 +78,31 @@ fn header(pieces: &[Piece], format: NumberFormat) -> anyhow::Result<Vec<u8>> {
     Ok([(text.len() as u64).to_le_bytes().as_slice(), &text].concat())
 }
 
+/// What is read.
+struct Source<'a> {
+    path: &'a Path,
+    checkpoint: &'a Checkpoint,
+    /// What its numbers must fit.
+    format: NumberFormat,
+}
+
+impl Source<'_> {
+    /// `bytes.len()` bytes of the tensor `key`, from the byte `skip` on, as numbers.
+    fn numbers(&self, key: &str, tensor: &Stored, skip: usize, bytes: &mut [u8]) -> anyhow::Result<Vec<f32>> {
+        let place = || format!("{}: tensor {key}", self.path.display());
+        self.checkpoint.read(tensor, skip as u64, bytes).context("cannot be read").with_context(place)?;
+        let numbers: Vec<f32> = numbers_of(tensor.dtype, bytes).collect();
+        // One of them would make every score that it takes part in none.
+        if let Some(number) = numbers.iter().find(|&&number| !self.format.holds(number)) {
+            let name = self.format.name();
+            bail!("{}: has {number:?} among its values, expected finite numbers that {name} can hold", place());
+        }
+        Ok(numbers)
+    }
+}
+
 struct Writer<'a> {
+    out: &'a Path,
     file: BufWriter<&'a File>,
     hasher: Sha256,
     bytes: u64,
@@ -85,51 +111,50 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn all(&mut self, checkpoint: &Checkpoint, header: &[u8], pieces: &[Piece]) -> anyhow::Result<()> {
+    fn all(&mut self, source: &Source, header: &[u8], pieces: &[Piece]) -> anyhow::Result<()> {
         self.put(header)?;
         for piece in pieces {
             for (place, key) in piece.recipe.keys().iter().enumerate() {
-                let tensor = checkpoint.tensor(key)?;
+                let tensor = source.checkpoint.tensor(key)?;
                 let count = tensor.shape.iter().product::<usize>();
-                let copied = match piece.recipe {
-                    Recipe::Transposed(_) => self.transposed(checkpoint, tensor),
-                    Recipe::Whole(_) | Recipe::Stacked(_) => self.part(checkpoint, tensor, 0..count),
+                match piece.recipe {
+                    Recipe::Transposed(_) => self.transposed(source, key, tensor)?,
+                    Recipe::Whole(_) | Recipe::Stacked(_) => self.part(source, key, tensor, 0..count)?,
                     Recipe::Spliced(_, rows) => {
                         let border = (rows * tensor.shape.iter().skip(1).product::<usize>()).min(count);
-                        self.part(checkpoint, tensor, if place == 0 { 0..border } else { border..count })
+                        self.part(source, key, tensor, if place == 0 { 0..border } else { border..count })?;
                     }
-                };
-                copied.with_context(|| format!("tensor {key}: cannot be read"))?;
+                }
             }
         }
         Ok(())
     }
 
     /// Those of the tensor's numbers, row by row.
-    fn part(&mut self, checkpoint: &Checkpoint, tensor: &Stored, numbers: Range<usize>) -> io::Result<()> {
+    fn part(&mut self, source: &Source, key: &str, tensor: &Stored, numbers: Range<usize>) -> anyhow::Result<()> {
         let each = tensor.dtype.bitsize() / 8;
         let mut bytes = vec![0; numbers.len().min(CHUNK) * each];
         let mut done = numbers.start;
         while done < numbers.end {
             let now = (numbers.end - done).min(CHUNK);
-            let bytes = &mut bytes[..now * each];
-            checkpoint.read(tensor, (done * each) as u64, bytes)?;
-            self.encode(numbers_of(tensor.dtype, bytes))?;
+            let numbers = source.numbers(key, tensor, done * each, &mut bytes[..now * each])?;
+            self.encode(numbers.into_iter())?;
             done += now;
         }
         Ok(())
     }
 
     /// Columns for rows. The whole matrix is in memory: it is the last projection, a few megabytes.
-    fn transposed(&mut self, checkpoint: &Checkpoint, tensor: &Stored) -> io::Result<()> {
-        let &[rows, columns] = tensor.shape.as_slice() else { return Err(io::ErrorKind::InvalidData.into()) };
+    fn transposed(&mut self, source: &Source, key: &str, tensor: &Stored) -> anyhow::Result<()> {
+        let &[rows, columns] = tensor.shape.as_slice() else {
+            bail!("{}: tensor {key}: has shape {:?}, expected a matrix", source.path.display(), tensor.shape);
+        };
         let mut bytes = vec![0; rows * columns * (tensor.dtype.bitsize() / 8)];
-        checkpoint.read(tensor, 0, &mut bytes)?;
-        let values: Vec<f32> = numbers_of(tensor.dtype, &bytes).collect();
+        let values = source.numbers(key, tensor, 0, &mut bytes)?;
         self.encode((0..columns).flat_map(|column| values.iter().skip(column).step_by(columns.max(1)).copied()))
     }
 
-    fn encode(&mut self, values: impl Iterator<Item = f32>) -> io::Result<()> {
+    fn encode(&mut self, values: impl Iterator<Item = f32>) -> anyhow::Result<()> {
         let bytes: Vec<u8> = match self.format {
             NumberFormat::F32 => values.flat_map(f32::to_le_bytes).collect(),
             NumberFormat::Bf16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
@@ -138,10 +163,10 @@ impl Writer<'_> {
         self.put(&bytes)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn put(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
+        self.file.write_all(bytes).with_context(|| format!("{}: cannot be written", self.out.display()))
     }
 
     fn finish(mut self) -> io::Result<FileDigest> {
