@@ -15,7 +15,7 @@ use std::io;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap};
+pub use self::cuda::{cuda, device_name, gpus, load_cuda, memory_cap, multiplies_bf16};
 pub use self::graph::{Graph, GraphPool};
 pub use self::stream::{Moment, OnStream, Stream};
 pub use self::torch::{

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -150,10 +151,10 @@ class House:
 class Server:
     """A pcqa-server on free ports, stopped at the end of the block."""
 
-    def __init__(self, house, *flags, batch=None):
+    def __init__(self, house, *flags, batch=None, bundle=None):
         command = [house.bin("pcqa-server"), "--listen=127.0.0.1:0", f"--device={house.args.device}", house.threads(),
                    f"--decoder={house.decoder}", "--decoder-workers=1", "--metrics-listen=127.0.0.1:0",
-                   f"--max-batch-frames={batch or house.batch}", *house.bundle(), *flags]
+                   f"--max-batch-frames={batch or house.batch}", *(bundle or house.bundle()), *flags]
         self.house, self.begin = house, time.monotonic()
         # Port 0 of the metrics is not told: a free one is chosen here.
         port = free_port()
@@ -164,7 +165,7 @@ class Server:
         log.write(f"\n$ {' '.join(map(str, command))}\n")
         log.flush()
         self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True, env=house.env)
-        self.address = None
+        self.address, self.let_go = None, 0
         too_long = threading.Timer(house.args.budget, self.process.kill)
         too_long.start()
         for line in self.process.stderr:
@@ -182,6 +183,7 @@ class Server:
         def drain():
             for line in self.process.stderr:
                 log.write(line)
+                self.let_go += "the bundle before is let go" in line
             log.close()
 
         threading.Thread(target=drain, daemon=True).start()
@@ -305,6 +307,55 @@ def cancel(house):
     return given_up["errors"] > 0 and queued == 0 and after["errors"] == 0 and after["scores"] > 0, figures
 
 
+def reload(house):
+    """Another bundle three times over, under load: no call fails, and of the ones before nothing stays in memory."""
+    made = house.work / "exported"
+    if house.args.tiny:
+        house.run(house.bin("pcqa-train"), "export", "--force", f"--out={made}")
+    source = (made if house.args.tiny else pathlib.Path(house.bundle()[0].split("=", 1)[1])).resolve()
+    link, memory, errors, scores = house.work / "served", [], 0, 0
+
+    def turn(version):
+        """`link` leads to a bundle of this version with the files of `source`."""
+        bundle = house.work / f"version-{version}"
+        shutil.rmtree(bundle, ignore_errors=True)
+        bundle.mkdir()
+        for file in source.iterdir():
+            if file.name != "bundle.toml":
+                (bundle / file.name).symlink_to(file)
+        text = re.sub(r'(?m)^version = ".*"$', f'version = "check {version}"', (source / "bundle.toml").read_text(), count=1)
+        (bundle / "bundle.toml").write_text(text)
+        new = house.work / "served.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(bundle)
+        new.rename(link)
+
+    turn(0)
+    with Server(house, bundle=[f"--bundle={link}"]) as server:
+        for version in range(4):
+            if version:
+                turn(version)
+                server.process.send_signal(signal.SIGHUP)
+            while True:
+                result = server.load("--concurrency=4", "--duration=1", "--warm-up=0")
+                errors, scores = errors + result["errors"], scores + result["scores"]
+                if server.metric("pcqa_bundle_reloads_total", outcome="failed") or server.process.poll() is not None:
+                    raise Failed(f"version {version} was not loaded; see {house.out / 'log.txt'}")
+                if server.let_go == version:
+                    break
+                if time.monotonic() - house.begin > house.args.budget:
+                    raise Failed(f"version {version} was not served in time; see {house.out / 'log.txt'}")
+            used = server.metric("pcqa_device_memory_bytes", device=house.args.device, state="used") if house.on_gpu else 0
+            memory.append((server.resident(), used))
+    figures = {"scores": scores, "errors": errors}
+    ok = errors == 0 and scores > 0
+    for name, values in zip(("resident", "device"), zip(*memory)):
+        figures[f"{name}_mib"] = [round(value / 2**20) for value in values]
+        # The first time is another: some is taken once for good.
+        ok = ok and values[-1] <= 1.05 * values[1] + 64 * 2**20
+    return ok, figures
+
+
 def soak(house):
     """Memory of the process and of the GPU under load: no more in the last third than in the middle one."""
     length = house.args.soak
@@ -399,6 +450,7 @@ STEPS = {
     "served": served,
     "latency": latency,
     "cancel": cancel,
+    "reload": reload,
     "soak": soak,
     "pytorch": pytorch,
     "compile": lambda house: pytorch(house, "--compile"),

@@ -22,12 +22,23 @@ fn warm_up_scores_every_track_before_the_first_request() {
 }
 
 #[test]
-fn warm_up_scores_every_size_with_different_items_and_the_largest_twice() {
+fn warm_up_scores_every_size_with_different_items_the_largest_first_and_last() {
     let fake = Fake { sizes: Some(vec![1, 2, 4]), ..Fake::default() };
     let load = fake.clone();
     let _engine = Engine::start(vec![move || Ok(load)], config(64)).unwrap();
     let batches = fake.batches.lock().unwrap();
-    assert_eq!(*batches, [vec![0], vec![0, 1], vec![0, 1, 2, 3], vec![0, 1, 2, 3], vec![0]]);
+    assert_eq!(*batches, [vec![0, 1, 2, 3], vec![0, 1], vec![0], vec![0, 1, 2, 3], vec![0]]);
+}
+
+#[test]
+fn sizes_that_memory_does_not_suffice_for_are_left_out_of_the_warm_up() {
+    let items = u32::from(LARGE) + 1;
+    let fake = Fake { sizes: Some(vec![1, items / 2, items - 1, items]), ..Fake::default() };
+    let load = fake.clone();
+    let config = EngineConfig { max_batch_frames: items, ..config(u64::from(items)) };
+    let _engine = Engine::start(vec![move || Ok(load)], config).unwrap();
+    let scored: Vec<usize> = fake.batches.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(scored, [125, 1, 125, 1]);
 }
 
 #[tokio::test]

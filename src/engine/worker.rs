@@ -30,7 +30,7 @@ pub(super) fn run<S: Scorer>(
     queue: &Arc<Queue>,
     started: &SyncSender<Result<ModelFacts, ModelError>>,
 ) {
-    let _leaving = LeaveOnExit(queue.clone());
+    let leaving = LeaveOnExit(queue.clone());
     tch::set_num_threads(i32::try_from(config.threads).unwrap_or(i32::MAX));
     let _mode = InferenceMode::enter().inspect_err(|error| tracing::warn!(%error, "autograd stays on")).ok();
     let loaded = load().and_then(|scorer| {
@@ -42,6 +42,10 @@ pub(super) fn run<S: Scorer>(
             metrics::device_known(&device.name);
             let _ = started.send(Ok(device.scorer.facts()));
             device.serve();
+            if device.is_lost {
+                // To let go of what is on it may take long, or fail: nobody should wait for that.
+                drop(leaving);
+            }
         }
         Err(error) => {
             let _ = started.send(Err(error));
@@ -283,21 +287,25 @@ impl<'a, S: Scorer> Device<'a, S> {
             }
             let longest = if track == Track::Image { 1 } else { facts.manifest.max_frames };
             let mut sizes = self.scorer.warm_up_frames(track);
-            sizes.truncate(1 + sizes.partition_point(|&frames| frames < self.max_frames));
-            for &frames in &sizes {
+            let are_several = sizes.len() > 1;
+            let mut largest = 0;
+            // The largest first: smaller ones find room in what it leaves, and larger ones would not.
+            while let Some(frames) = sizes.pop() {
+                if sizes.last().is_some_and(|&smaller| smaller >= self.max_frames) {
+                    continue;
+                }
                 match self.warm_up_batch(track, frames, longest, &sides) {
-                    Ok(()) => {}
+                    Ok(()) => largest = largest.max(frames),
                     // Rather smaller batches than none.
                     Err(error) if frames > longest && self.scorer.diagnose(&error) == Fault::Memory => {
                         self.spare_memory(frames);
-                        break;
                     }
                     Err(error) => return Err(error),
                 }
             }
             // The first of its size takes longer than all others.
-            if let [_, .., last] = sizes.as_slice() {
-                self.warm_up_batch(track, self.max_frames.min(*last), longest, &sides)?;
+            if are_several {
+                self.warm_up_batch(track, self.max_frames.min(largest), longest, &sides)?;
             }
         }
         Ok(())

@@ -80,7 +80,8 @@ impl Ensemble {
     /// no calibration for these options.
     pub fn load(bundle: &Bundle, options: LoadOptions) -> Result<Self, ModelError> {
         let ensemble = Self::from_files(bundle.manifest(), options, |name| bundle.file(name))?;
-        Ok(Self { kernels: device::has_kernels(options), ..ensemble })
+        let kernels = device::has_kernels(options) && ensemble.trusts_kernels();
+        Ok(Self { kernels, ..ensemble })
     }
 
     /// As [`load`](Self::load), of a manifest and a function that gives the files by their names in it, and with libtorch's

@@ -13,6 +13,7 @@ use super::torch::{checked, index};
 static CUDA: OnceLock<Result<Shim, String>> = OnceLock::new();
 
 type DeviceName = unsafe extern "C" fn(i32, *mut c_char, usize) -> *mut c_char;
+type ComputeCapability = unsafe extern "C" fn(i32, *mut i32) -> *mut c_char;
 type MemoryCap = unsafe extern "C" fn(i32, f64) -> *mut c_char;
 type GraphPool = unsafe extern "C" fn(*mut u64) -> *mut c_char;
 type GraphBegin = unsafe extern "C" fn(i32, *const u64, *mut *mut c_void) -> *mut c_char;
@@ -24,6 +25,7 @@ type GraphEnd = unsafe extern "C" fn(*mut c_void);
 #[cfg_attr(not(cuda_shim), allow(dead_code))]
 pub(super) struct Functions {
     device_name: DeviceName,
+    compute_capability: ComputeCapability,
     memory_cap: MemoryCap,
     pub graph_pool: GraphPool,
     pub graph_begin: GraphBegin,
@@ -84,6 +86,18 @@ pub fn device_name(device: usize) -> Result<String, TchError> {
     checked(unsafe { (functions.device_name)(index(device)?, name.as_mut_ptr().cast(), name.len()) })?;
     let name = CStr::from_bytes_until_nul(&name).map_err(|error| TchError::Torch(error.to_string()))?;
     Ok(name.to_string_lossy().into_owned())
+}
+
+/// Whether a CUDA device multiplies bf16 by itself, which those of compute capability 8.0 and above do. One of which that
+/// cannot be said counts as new.
+pub fn multiplies_bf16(device: usize) -> bool {
+    let major = || -> Result<i32, TchError> {
+        let mut major = 0;
+        // SAFETY: writes one number.
+        checked(unsafe { (functions()?.compute_capability)(index(device)?, &mut major) })?;
+        Ok(major)
+    };
+    major().map_or(true, |major| major >= 8)
 }
 
 /// From now on libtorch takes no more than `fraction`, 0 to 1, of a CUDA device's memory: beyond, it is out of memory.
@@ -165,6 +179,9 @@ impl Functions {
         unsafe {
             Ok(Self {
                 device_name: std::mem::transmute::<*mut c_void, DeviceName>(find(c"pcqa_device_name")?),
+                compute_capability: std::mem::transmute::<*mut c_void, ComputeCapability>(find(
+                    c"pcqa_compute_capability",
+                )?),
                 memory_cap: std::mem::transmute::<*mut c_void, MemoryCap>(find(c"pcqa_memory_cap")?),
                 graph_pool: std::mem::transmute::<*mut c_void, GraphPool>(find(c"pcqa_graph_pool")?),
                 graph_begin: std::mem::transmute::<*mut c_void, GraphBegin>(find(c"pcqa_graph_begin")?),

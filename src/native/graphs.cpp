@@ -11,9 +11,13 @@
 
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 
 namespace {
+
+// A device's generator of random numbers knows its graphs, and no lock guards what it knows.
+std::mutex graphs;
 
 struct Graph {
   Graph(int32_t device, const uint64_t* pool)
@@ -47,6 +51,15 @@ char* pcqa_device_name(int32_t device, char* name, size_t bytes) {
   });
 }
 
+char* pcqa_compute_capability(int32_t device, int32_t* major) {
+  return guarded([&] {
+    const cudaError_t error = cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error != cudaSuccess) {
+      throw std::runtime_error(cudaGetErrorString(error));
+    }
+  });
+}
+
 // libtorch takes no more than this share of the device's memory.
 char* pcqa_memory_cap(int32_t device, double fraction) {
   return guarded([&] {
@@ -70,19 +83,32 @@ char* pcqa_graph_begin(int32_t device, const uint64_t* pool, void** graph) {
     auto* made = new Graph(device, pool);
     // From now on the caller's, who abandons it where this fails.
     *graph = made;
+    const std::lock_guard lock(graphs);
     made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
   });
 }
 
 char* pcqa_graph_end(void* graph) {
-  return guarded([&] { static_cast<Graph*>(graph)->graph.capture_end(); });
+  return guarded([&] {
+    const std::lock_guard lock(graphs);
+    static_cast<Graph*>(graph)->graph.capture_end();
+  });
 }
 
-// After a capture that failed: this thread's stream and the allocator do again what they are asked. The graph itself is
-// left to leak, since the allocator may still know it.
+// After what was to be captured has failed: this thread's stream and the allocator do again what they are asked. A graph
+// of which the capture itself cannot be ended is left to leak, since the allocator may still know it.
 void pcqa_graph_abandon(void* graph) {
+  const std::lock_guard lock(graphs);
   auto* failed = static_cast<Graph*>(graph);
-  ignoring_errors([&] { failed->graph.capture_end(); });
+  bool has_ended = false;
+  ignoring_errors([&] {
+    failed->graph.capture_end();
+    has_ended = true;
+  });
+  if (has_ended) {
+    ignoring_errors([&] { delete failed; });
+    return;
+  }
   ignoring_errors([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(failed->device, failed->pool); });
   ignoring_errors([&] { at::getHostAllocator(c10::DeviceType::CUDA)->end_allocate_to_pool(failed->pool); });
   cudaGetLastError();
@@ -93,6 +119,7 @@ char* pcqa_graph_replay(void* graph) {
 }
 
 void pcqa_graph_delete(void* graph) {
+  const std::lock_guard lock(graphs);
   ignoring_errors([&] { delete static_cast<Graph*>(graph); });
 }
 

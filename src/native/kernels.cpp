@@ -9,6 +9,8 @@
 #include <dlfcn.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -89,7 +91,7 @@ int attribute(int32_t device, cudaDeviceAttr name) {
 
 extern "C" {
 
-// Compiles `source` for `device`, whose it is then for good.
+// Compiles `source`, always the same, for `device`, whose it is then for good.
 char* pcqa_kernels_compile(int32_t device, const char* source, void** module) {
   return guarded([&] {
     const int major = attribute(device, cudaDevAttrComputeCapabilityMajor);
@@ -98,7 +100,14 @@ char* pcqa_kernels_compile(int32_t device, const char* source, void** module) {
     if (major < LEAST_MAJOR) {
       throw std::runtime_error("the device has compute capability " + version + ", 80 is needed");
     }
-    const std::vector<char> code = Compiler().machine_code(source, "--gpu-architecture=sm_" + version);
+    // Devices of one kind run the same code.
+    static std::mutex compiling;
+    static std::map<std::string, std::vector<char>> compiled;
+    const std::lock_guard lock(compiling);
+    std::vector<char>& code = compiled[version];
+    if (code.empty()) {
+      code = Compiler().machine_code(source, "--gpu-architecture=sm_" + version);
+    }
     check(cudaSetDevice(device), "the device");
     check(cudaFree(nullptr), "the device's context");
     auto* load = found<decltype(cuModuleLoadData)>("cuModuleLoadData");

@@ -58,7 +58,8 @@ impl Drop for Pinned {
     }
 }
 
-fn is_alive(device: Device) -> Result<(), TchError> {
+/// An error where `device` has failed for good.
+pub(super) fn is_alive(device: Device) -> Result<(), TchError> {
     match cuda_index(device)? {
         // SAFETY: only asks.
         Some(index) => checked(unsafe { pcqa_is_alive(index) }),

@@ -144,9 +144,9 @@ fn options(config: &Config, manifest: &Manifest) -> Result<Vec<LoadOptions>> {
     let tta = config.model.tta;
     let is_calibrated = |dtype| manifest.experts.iter().all(|expert| manifest.calibrated(expert, dtype, tta).is_some());
     // One for all: a score must not depend on the device.
-    let all_gpus = devices.iter().all(|device| matches!(device, Device::Cuda(_)));
+    let all_fast = devices.iter().all(|device| matches!(device, Device::Cuda(gpu) if native::multiplies_bf16(*gpu)));
     let dtype = match config.model.dtype {
-        DtypeChoice::Auto if all_gpus && is_calibrated(Dtype::Bf16) => Dtype::Bf16,
+        DtypeChoice::Auto if all_fast && is_calibrated(Dtype::Bf16) => Dtype::Bf16,
         DtypeChoice::Bf16 => Dtype::Bf16,
         DtypeChoice::Auto | DtypeChoice::F32 => Dtype::F32,
     };

@@ -100,6 +100,12 @@ async fn let_go(mut old: Arc<Scoring>) {
     let freed = tokio::task::spawn_blocking(move || {
         drop(scoring);
         native::give_back_memory();
+        // Of a GPU libtorch keeps what it took, for the stream that it was taken for and no other.
+        if native::cuda().is_ok()
+            && let Err(error) = native::empty_cache()
+        {
+            tracing::warn!(%error, "GPU memory of the bundle before was not given back");
+        }
     });
     match freed.await {
         Ok(()) => tracing::info!(digest, "the bundle before is let go"),

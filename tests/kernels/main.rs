@@ -303,3 +303,29 @@ fn heads_attend_linearly() {
         assert_close(&got, &y.transpose(1, 2).reshape(shape));
     }
 }
+
+#[test]
+fn what_attends_and_is_no_number_gives_none() {
+    // As a query's channel, and as a key's.
+    for channel in [3, 40] {
+        let (tokens, scales) = (7, [bf16(&[1, 7, 96]), bf16(&[1, 7, 96])]);
+        let _ = scales[1].get(0).get(2).get(channel).fill_(f64::NAN);
+        let (held, shape) = (Held::of(tokens), [1, tokens, 64]);
+        let arguments = [
+            Read(&scales[0]),
+            Read(&scales[1]),
+            Written(&shape),
+            Number(tokens),
+            Number(1),
+            Number(held.tokens),
+            Float(1e-5),
+        ];
+        let got = run_shared("linear_attention", 2, tiles::THREADS, held.shared, &arguments);
+        let is_none = got.isnan().view([tokens, 2, 32]).all_dim(-1, false);
+        let expected = Tensor::zeros([tokens, 2], (Kind::Bool, Device::Cpu));
+        // A query is one token's, a key every token's.
+        let tokens = if channel < 32 { expected.narrow(0, 2, 1) } else { expected.shallow_clone() };
+        let _ = tokens.narrow(1, 1, 1).fill_(1);
+        assert_eq!(is_none, expected, "channel {channel}");
+    }
+}

@@ -83,8 +83,13 @@ pub(super) fn diagnose(device: Device, error: &ModelError) -> Fault {
 /// As libtorch, CUDA, cuBLAS, cuDNN and libtorch's allocator on the CPU say it. A convolution none of whose algorithms
 /// finds room for its workspace says only that there is no engine for it.
 fn is_of_memory(error: &str) -> bool {
-    const WORDS: [&str; 4] =
-        ["out of memory", "_ALLOC_FAILED", "can't allocate memory", "unable to find an engine to execute"];
+    const WORDS: [&str; 5] = [
+        "out of memory",
+        "_ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+        "can't allocate memory",
+        "unable to find an engine to execute",
+    ];
     WORDS.iter().any(|words| error.contains(words))
 }
 
@@ -110,6 +115,7 @@ mod tests {
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.72 GiB",
             "CUDA error: out of memory",
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
             "GET was unable to find an engine to execute this computation",
         ] {
             assert!(is_of_memory(text), "{text}");

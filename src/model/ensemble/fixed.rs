@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::device::{Fault, diagnose};
 use super::inputs::{Uploaded, frame_bytes, frames_at, upload};
 use crate::media::Frames;
 use crate::model::{ModelError, Track};
@@ -163,18 +164,26 @@ impl FixedSizes {
         Ok(Some(known.features.iter().map(|views| views.iter().map(Tensor::shallow_clone).collect()).collect()))
     }
 
-    /// Records `run`, which has just run. Where that fails, no more is recorded and nothing is lost but time.
+    /// Records `run`, which has just run. Where that fails nothing is lost but time: smaller sizes may find memory where
+    /// this one has not, and after any other error no more is recorded.
     fn record(&self, track: Track, size: u32, run: impl FnOnce() -> Result<Features, ModelError>) {
         let mut pool = self.pool.borrow_mut();
         let Some(graphs) = pool.as_ref() else { return };
-        let captured = native::wait_for(self.device).map_err(ModelError::from).and_then(|()| graphs.capture(run));
-        match captured {
+        // Graphs take memory of their own, and none of what other work has left for later.
+        let ready = native::wait_for(self.device).and_then(|()| native::empty_cache());
+        match ready.map_err(ModelError::from).and_then(|()| graphs.capture(run)) {
             Ok((graph, features)) => {
                 self.recorded.borrow_mut().push(Recorded { track, size, graph, features });
             }
             Err(error) => {
-                tracing::warn!(?track, frames = size, %error, "no CUDA graph of this size and of larger ones");
-                *pool = None;
+                tracing::warn!(?track, frames = size, %error, "no CUDA graph of this size");
+                let Device::Cuda(index) = self.device else { return };
+                if diagnose(self.device, &error) != Fault::Memory {
+                    *pool = None;
+                } else if self.recorded.borrow().is_empty() {
+                    // What nobody uses any more ends, and its name with it.
+                    *pool = GraphPool::new(index).ok();
+                }
             }
         }
     }

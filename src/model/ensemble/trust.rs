@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use super::{Ensemble, upload};
+use super::{Ensemble, Fault, upload};
 use crate::media::{FrameStack, Frames};
 use crate::model::{ModelError, Track};
 use crate::native::kernels;
@@ -19,7 +19,12 @@ const PICTURES: u32 = 3;
 impl Ensemble {
     /// Reads a prompt and looks at a few pictures both ways, with every network.
     pub(super) fn trusts_kernels(&self) -> bool {
-        match self.furthest() {
+        let furthest = self.furthest().or_else(|error| match self.diagnose(&error) {
+            // What was given back since may suffice.
+            Fault::Memory => self.furthest(),
+            Fault::Batch | Fault::Lost => Err(error),
+        });
+        match furthest {
             Ok((network, difference)) if difference <= LIMIT => {
                 tracing::info!(network, difference, "kernels agree with libtorch's operations");
                 true

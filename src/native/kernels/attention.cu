@@ -20,13 +20,14 @@ __device__ __forceinline__ u32 paired(u32 one, u32 other, int second) {
   return second ? one >> 16 | other & 0xffff0000u : one & 0xffffu | other << 16;
 }
 
-// max(x, 0) of both.
+// max(x, 0) of both; what is no number stays none.
 __device__ __forceinline__ u32 positive(u32 pair) {
 #ifdef PCQA_EMULATED
-  return pair & ~((pair >> 15 & 0x10001u) * 0xffffu);
+  const auto one = [](u32 bits) { return (bits & 0x7fffu) <= 0x7f80u && bits >> 15 ? 0u : bits; };
+  return one(pair >> 16) << 16 | one(pair & 0xffffu);
 #else
   u32 made;
-  asm("max.bf16x2 %0, %1, %2;" : "=r"(made) : "r"(pair), "r"(0u));
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(made) : "r"(pair), "r"(0u));
   return made;
 #endif
 }

@@ -72,8 +72,8 @@ pub struct ModelOptions {
     /// libtorch can use, else `cpu`
     #[arg(long, value_name = "DEVICE[,DEVICE...]", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Number format of the networks: `auto` is bf16 on GPUs where the bundle is calibrated for it, else f32. f32 is
-    /// never TF32
+    /// Number format of the networks: `auto` is bf16 on GPUs of compute capability 8.0 and above where the bundle is
+    /// calibrated for it, else f32. f32 is never TF32
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeChoice,
     /// Record what a GPU does once for every batch size, as CUDA graphs, and then ask for it in one call

@@ -16,6 +16,7 @@ use super::session::{Run, Session};
 use super::start::Start;
 use super::{Machine, Normal};
 use crate::model::{Device, TextSpec, Track};
+use crate::native;
 use crate::train::calibrate::LEAST_ITEMS;
 use crate::train::checkpoint::{Checkpoints, Progress};
 use crate::train::config::{ExpertSettings, Precision, Settings, device};
@@ -96,7 +97,8 @@ fn settle(settings: &Settings) -> anyhow::Result<(Settings, Device)> {
     }
     settings.device = device::name(device);
     if settings.recipe.precision == Precision::Auto {
-        settings.recipe.precision = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };
+        let is_fast = matches!(device, Device::Cuda(gpu) if native::multiplies_bf16(gpu));
+        settings.recipe.precision = if is_fast { Precision::Bf16 } else { Precision::F32 };
     }
     if settings.threads == 0 {
         settings.threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u32);
