@@ -24,6 +24,7 @@ pub use ensemble::{
 };
 pub(crate) use ensemble::{Inputs, unit_length, upload};
 pub use error::ModelError;
+pub(crate) use error::shown;
 pub use expert::Expert;
 pub use head::{Head, HeadTrace};
 pub use manifest::{
@@ -35,3 +36,4 @@ pub use parameters::{Adopted, Parameters};
 pub use tch::Device;
 pub use text_tower::TextTower;
 pub use weights::Weights;
+pub(crate) use weights::parse_file;

@@ -1,5 +1,10 @@
 //! Why a bundle or a network could not be used.
 
+/// The beginning of a name that a file gives, fit for a terminal.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(200).flat_map(char::escape_debug).collect()
+}
+
 /// A bundle that cannot be served, or a device that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -12,7 +17,7 @@ pub enum ModelError {
         problem: String,
     },
     /// A tensor is missing, surplus, or of another shape or type than the network needs.
-    #[error("{file}: tensor {key}: {problem}")]
+    #[error("{file}: tensor {key}: {problem}", key = shown(key))]
     Tensor {
         /// Name inside the bundle.
         file: String,

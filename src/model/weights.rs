@@ -195,7 +195,7 @@ impl<'a> Weights<'a> {
 }
 
 /// Reads the header of a safetensors file.
-pub(super) fn parse_file<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, ModelError> {
+pub(crate) fn parse_file<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, ModelError> {
     SafeTensors::deserialize(bytes).map_err(|error| ModelError::File {
         file: file.to_owned(),
         problem: format!("not a safetensors file: {error}"),

@@ -86,10 +86,14 @@ fn name_sources(manifest: &mut Manifest, base: &Path) -> anyhow::Result<Vec<Sour
         if !metadata.is_file() {
             bail!("{key}: {value:?}: is not a regular file");
         }
+        let kind = Path::new(&name).extension().map(ToOwned::to_owned);
         let name = names.entry(path.clone()).or_insert_with(|| {
             sources.push(Source { path, bytes: metadata.len(), name: name.clone() });
             name
         });
+        if Path::new(name).extension() != kind.as_deref() {
+            bail!("{key}: {value:?}: is given as a tokenizer and as weights");
+        }
         value.clone_from(name);
         Ok(())
     };

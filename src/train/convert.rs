@@ -9,11 +9,11 @@ mod checkpoint;
 mod pickle;
 mod plan;
 mod text;
-mod write;
+pub(super) mod write;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use safetensors::Dtype;
 
 use self::checkpoint::Checkpoint;
@@ -102,8 +102,7 @@ impl Part {
 /// Names the file, the tensor and the expectation.
 pub fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let Arguments { checkpoint, out, dtype, force } = arguments;
-    ensure!(*force || !out.exists(), "{}: exists; --force replaces it", out.display());
-    let converted = convert(checkpoint, None, *dtype, out)?;
+    let converted = convert(checkpoint, None, *dtype, out, *force)?;
     let Converted { found, tensors, digest } = converted;
     let FileDigest { sha256, bytes } = digest;
     let shown = out.display();
@@ -120,12 +119,14 @@ pub(super) struct Converted {
     pub(super) digest: FileDigest,
 }
 
-/// Writes the network that the file `from` holds, which must be `expected` where that is given, to `out`.
+/// Writes the network that the file `from` holds, which must be `expected` where that is given, to `out`, in the place of
+/// another file only with `force`.
 pub(super) fn convert(
     from: &Path,
     expected: Option<Part>,
     format: NumberFormat,
     out: &Path,
+    force: bool,
 ) -> anyhow::Result<Converted> {
     let planned = || -> anyhow::Result<_> {
         let checkpoint = Checkpoint::open(from)?;
@@ -137,7 +138,7 @@ pub(super) fn convert(
     };
     let (checkpoint, found, pieces) = planned().with_context(|| from.display().to_string())?;
     let tensors = pieces.len();
-    let digest = write::write(from, &checkpoint, pieces, format, out)?;
+    let digest = write::write(from, &checkpoint, pieces, format, out, force)?;
     Ok(Converted { found, tensors, digest })
 }
 

@@ -27,6 +27,8 @@ use self::record::{Entry, Record};
 use self::repository::{Repository, Weights};
 use super::bundle::progress;
 use super::convert::{NumberFormat, convert};
+use super::print;
+use super::staging::StagedFile;
 
 /// The revision of repositories that nobody names another one of.
 const NEWEST: &str = "main";
@@ -62,22 +64,36 @@ pub struct Arguments {
 /// Says which model, which file and what was expected.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = &arguments.out;
+    for (model, revision) in &arguments.revision {
+        let name = model.name;
+        ensure!(is_wanted(model, arguments), "--revision {name}={revision}: {name} is not among the models to fetch");
+    }
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-    let mut record = Record::read(folder)?;
+    let record = Record::read(folder)?;
     let mut missing = Vec::new();
     for model in MODELS.iter().filter(|model| is_wanted(model, arguments)) {
+        // A branch may have moved, and the hub is to be asked where.
+        let named = named_revision(model, arguments);
         match record.get(model.name) {
-            Some(entry) if is_there(entry, model, arguments)? => {
-                println!("{}: is there: {}", model.name, folder.join(&entry.written).display());
+            Some(entry) if named.is_none_or(|named| named == entry.commit) && is_there(entry, model, arguments)? => {
+                say_there(entry, arguments)?;
             }
             _ => missing.push(model),
         }
     }
     if !missing.is_empty() {
-        fetch(&missing, arguments, &mut record)?;
+        fetch(&missing, arguments, &record)?;
     }
-    println!("{}", settings::write(&record, folder)?);
-    Ok(())
+    say(&settings::write(folder)?)
+}
+
+/// Prints a line.
+fn say(line: &str) -> anyhow::Result<()> {
+    Ok(print(&format!("{line}\n"))?)
+}
+
+fn say_there(entry: &Entry, arguments: &Arguments) -> anyhow::Result<()> {
+    say(&format!("{}: is there: {}", entry.name, arguments.out.join(&entry.written).display()))
 }
 
 fn is_wanted(model: &Model, arguments: &Arguments) -> bool {
@@ -87,7 +103,8 @@ fn is_wanted(model: &Model, arguments: &Arguments) -> bool {
 fn revision(text: &str) -> anyhow::Result<(&'static Model, String)> {
     let (model, revision) = text.split_once('=').context("expected MODEL=REVISION")?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-    let fits = !revision.is_empty() && !revision.contains("..") && revision.bytes().all(plain);
+    let fits = !revision.is_empty() && !revision.contains("..") && !revision.starts_with('/');
+    let fits = fits && revision.bytes().all(plain);
     ensure!(fits, "{revision:?} is no name of a branch, tag or commit");
     Ok((find(model)?, revision.to_owned()))
 }
@@ -99,10 +116,8 @@ fn named_revision<'a>(model: &Model, arguments: &'a Arguments) -> Option<&'a str
 /// Whether the file of `entry` is what would be fetched now.
 fn is_there(entry: &Entry, model: &Model, arguments: &Arguments) -> anyhow::Result<bool> {
     let path = arguments.out.join(&entry.written);
-    let named = named_revision(model, arguments);
-    let asked = named.is_none_or(|named| named == entry.revision || named == entry.commit);
     let long = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == entry.written_bytes);
-    if !asked || !long || entry.dtype != arguments.dtype || entry.written != file_name(model) {
+    if !long || entry.dtype != arguments.dtype || entry.written != file_name(model) {
         return Ok(false);
     }
     let bar = progress(entry.written_bytes).with_message(entry.written.clone());
@@ -137,15 +152,24 @@ impl Found {
     }
 }
 
-fn fetch(models: &[&'static Model], arguments: &Arguments, record: &mut Record) -> anyhow::Result<()> {
+fn fetch(models: &[&'static Model], arguments: &Arguments, record: &Record) -> anyhow::Result<()> {
+    // A folder that cannot be written to: better now than after gigabytes.
+    drop(StagedFile::new(&arguments.out.join(record::FILE), true)?);
     let hub = Hub::from_env(arguments.cache.as_deref())?;
     let found = models.iter().map(|model| look_up(&hub, model, arguments, record));
     let found = found.collect::<anyhow::Result<Vec<Found>>>()?;
     let terms: Vec<Terms> = found.iter().map(Found::terms).collect();
     licence::settle(&hub, &terms, &arguments.accept_licence)?;
     for found in &found {
-        let entry = obtain(&hub, found, arguments).with_context(|| found.model.name)?;
-        record.put(entry, &arguments.out)?;
+        if let Some(entry) = record.get(found.model.name).filter(|entry| entry.commit == found.repository.sha)
+            && is_there(entry, found.model, arguments)?
+        {
+            say_there(entry, arguments)?;
+            continue;
+        }
+        let (entry, said) = obtain(&hub, found, arguments).with_context(|| found.model.name)?;
+        let recorded = Record::put(entry, &arguments.out)?;
+        say(&format!("{said}\n{recorded}"))?;
     }
     Ok(())
 }
@@ -166,21 +190,22 @@ fn look_up(hub: &Hub, model: &'static Model, arguments: &Arguments, record: &Rec
     let found = Found { model, revision, at, repository, weights };
     let Weights { file, bytes, sha256 } = &found.weights;
     let (page, commit, licence) = (hub.page(model.repository), &found.repository.sha, found.terms().name());
-    println!("{}: {page} at {commit}: {file}, {}, licence {licence}", model.name, HumanBytes(*bytes));
-    println!("{}: SHA-256 {sha256} by the hub", model.name);
+    let name = model.name;
+    say(&format!("{name}: {page} at {commit}: {file}, {}, licence {licence}", HumanBytes(*bytes)))?;
+    say(&format!("{name}: SHA-256 {sha256} by the hub"))?;
     Ok(found)
 }
 
-/// Downloads and converts one model.
-fn obtain(hub: &Hub, found: &Found, arguments: &Arguments) -> anyhow::Result<Entry> {
+/// Downloads and converts one model. Says what it was.
+fn obtain(hub: &Hub, found: &Found, arguments: &Arguments) -> anyhow::Result<(Entry, String)> {
     let Found { model, revision, at, repository, weights } = found;
     let wanted = Wanted { repository: model.repository, revision: at, commit: &repository.sha, weights };
     let blob = download(hub, &wanted)?;
     let written = file_name(model);
     let path: &Path = &arguments.out.join(&written);
-    let converted = convert(&blob, Some(model.role.part()), arguments.dtype, path)?;
-    println!("{}: {}: {}, {} tensors", model.name, path.display(), converted.found, converted.tensors);
-    Ok(Entry {
+    let converted = convert(&blob, Some(model.role.part()), arguments.dtype, path, true)?;
+    let said = format!("{}: {}: {}, {} tensors", model.name, path.display(), converted.found, converted.tensors);
+    let entry = Entry {
         name: model.name.to_owned(),
         repository: model.repository.to_owned(),
         revision: revision.clone(),
@@ -193,5 +218,6 @@ fn obtain(hub: &Hub, found: &Found, arguments: &Arguments) -> anyhow::Result<Ent
         dtype: arguments.dtype,
         written_bytes: converted.digest.bytes,
         written_sha256: converted.digest.sha256,
-    })
+    };
+    Ok((entry, said))
 }

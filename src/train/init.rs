@@ -13,6 +13,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use rayon::prelude::*;
+use safetensors::SafeTensorError;
 use sha2::{Digest, Sha256};
 
 use self::design::Design;
@@ -41,7 +42,12 @@ pub fn initialise(preset: Preset, seed: u64, out: &Path, force: bool) -> anyhow:
     let bar = progress(design.weights.iter().map(|weights| weights.bytes()).sum());
     for weights in &design.weights {
         bar.set_message(weights.file.clone());
-        weights.write(directory, seed, &bar).with_context(|| format!("{}: cannot be written", weights.file))?;
+        let written = weights.write(directory, seed, &bar).map_err(|error| match error {
+            // It says twice what it is about.
+            SafeTensorError::IoError(error) => anyhow::Error::new(error),
+            error => error.into(),
+        });
+        written.with_context(|| format!("{}: {}: cannot be written", out.display(), weights.file))?;
     }
     bar.finish_and_clear();
     let tokenizer = directory.join(&design.manifest.text.tokenizer);

@@ -1,33 +1,31 @@
-//! A directory that appears complete or not at all: written under a hidden name beside its place, then renamed.
+//! What appears complete or not at all: bundles and files, written under a hidden name beside their place, then renamed.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::model::MANIFEST;
+use super::card;
+use crate::model::{Bundle, MANIFEST};
 
 /// Goes away with what was written so far unless it is published; what a process left that was killed goes with the next
 /// one for the same target.
 pub(super) struct Staging {
     path: PathBuf,
     target: PathBuf,
+    force: bool,
     /// Locked as long as somebody writes.
     _directory: File,
 }
 
 impl Staging {
     /// For the bundle that will be at `target`. One that is there already is refused, or replaced with `force`; a
-    /// directory that is no bundle is never replaced.
+    /// directory that is no bundle, or holds anything else, is never replaced.
     pub(super) fn new(target: &Path, force: bool) -> anyhow::Result<Self> {
         if fs::symlink_metadata(target).is_ok() {
-            if !target.join(MANIFEST).is_file() {
-                bail!("{}: exists and is not a bundle, so it is not replaced", target.display());
-            }
-            if !force {
-                bail!("{}: exists; --force replaces it", target.display());
-            }
+            refuse_others(target)?;
+            ensure!(force, "{}: exists; --force replaces it", target.display());
         }
         let path = sibling(target, "partial")?;
         if let Some(parent) = path.parent() {
@@ -39,7 +37,7 @@ impl Staging {
         let directory = File::open(&path).with_context(failed)?;
         // Where there are no locks, what is left stays.
         let _ = directory.lock();
-        Ok(Self { path, target: target.to_owned(), _directory: directory })
+        Ok(Self { path, target: target.to_owned(), force, _directory: directory })
     }
 
     /// Where to write.
@@ -54,11 +52,12 @@ impl Staging {
             File::open(entry.with_context(failed)?.path()).and_then(|file| file.sync_all()).with_context(failed)?;
         }
         let old = sibling(&self.target, "replaced")?;
-        let replaces = match fs::rename(&self.target, &old) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error).with_context(failed),
-        };
+        // It may have come, or become something else, since the beginning.
+        let replaces = self.force && fs::symlink_metadata(&self.target).is_ok();
+        if replaces {
+            refuse_others(&self.target)?;
+            fs::rename(&self.target, &old).with_context(failed)?;
+        }
         if let Err(error) = fs::rename(&self.path, &self.target) {
             if replaces {
                 fs::rename(&old, &self.target).with_context(|| format!("{}: cannot be restored", old.display()))?;
@@ -79,9 +78,74 @@ impl Drop for Staging {
     }
 }
 
+/// A file that takes its place when it is whole. As a [`Staging`] it goes away unless it is published, and what a process
+/// left that was killed with the next one for the same place.
+pub(super) struct StagedFile {
+    path: PathBuf,
+    target: PathBuf,
+    force: bool,
+    /// Locked as long as somebody writes.
+    pub(super) file: File,
+}
+
+impl StagedFile {
+    /// For the file that will be at `target`. One that is there already is refused, or replaced with `force`; what is no
+    /// regular file is never replaced.
+    pub(super) fn new(target: &Path, force: bool) -> anyhow::Result<Self> {
+        let shown = target.display();
+        if fs::symlink_metadata(target).is_ok() {
+            ensure!(fs::metadata(target).map_or(true, |there| there.is_file()), "{shown}: is not a regular file");
+            ensure!(force, "{shown}: exists; --force replaces it");
+        }
+        let path = sibling(target, "partial")?;
+        remove_left(target);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("{shown}: cannot be written"))?;
+        let _ = file.lock();
+        Ok(Self { path, target: target.to_owned(), force, file })
+    }
+
+    /// Puts the file in its place.
+    pub(super) fn publish(self) -> anyhow::Result<()> {
+        let failed = || format!("{}: cannot be written", self.target.display());
+        self.file.sync_all().with_context(failed)?;
+        if !self.force {
+            match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(()),
+                // Not every file system knows that.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(error).with_context(failed),
+            }
+        }
+        fs::rename(&self.path, &self.target).with_context(failed)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Refuses to replace anything but a bundle, and with it what is no part of it.
+fn refuse_others(target: &Path) -> anyhow::Result<()> {
+    let shown = target.display();
+    let bundle = match Bundle::open_unchecked(target) {
+        Ok((bundle, _)) => bundle,
+        Err(error) => bail!("{shown}: exists and is not a bundle, so it is not replaced: {error}"),
+    };
+    for entry in fs::read_dir(target).with_context(|| format!("{shown}: cannot be listed"))? {
+        let name = entry.with_context(|| format!("{shown}: cannot be listed"))?.file_name();
+        let name = name.to_string_lossy();
+        let is_part = name == MANIFEST || name == card::NAME || bundle.manifest().files.contains_key(&*name);
+        ensure!(is_part, "{shown}: has {name:?} beside the bundle's files, so it is not replaced");
+    }
+    Ok(())
+}
+
 fn sibling(target: &Path, role: &str) -> anyhow::Result<PathBuf> {
     let Some(name) = target.file_name() else {
-        bail!("{}: expected a path that ends in the name of a new directory", target.display());
+        bail!("{}: expected a path that ends in a new name", target.display());
     };
     Ok(target.with_file_name(format!(".{}.{role}-{}", name.to_string_lossy(), std::process::id())))
 }
@@ -92,10 +156,11 @@ fn remove_left(target: &Path) {
     let (Some(name), Ok(entries)) = (target.file_name(), fs::read_dir(parent)) else { return };
     let prefix = format!(".{}.partial-", name.to_string_lossy());
     for entry in entries.flatten() {
+        let path = entry.path();
         let is_left = entry.file_name().to_string_lossy().starts_with(&prefix)
-            && File::open(entry.path()).is_ok_and(|directory| directory.try_lock().is_ok());
+            && File::open(&path).is_ok_and(|left| left.try_lock().is_ok());
         if is_left {
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 }
@@ -121,5 +186,39 @@ mod tests {
         fs::write(staging.path().join(MANIFEST), "").unwrap();
         staging.publish().unwrap();
         assert!(home.path().join("b").join(MANIFEST).exists());
+    }
+
+    #[test]
+    fn what_is_no_bundle_alone_is_not_replaced() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("b");
+        crate::train::export(&target, false).unwrap();
+        fs::write(target.join("notes.md"), "mine").unwrap();
+        let refusal = |staging: anyhow::Result<Staging>| format!("{:#}", staging.map(drop).unwrap_err());
+        let said = refusal(Staging::new(&target, true));
+        assert!(said.ends_with("has \"notes.md\" beside the bundle's files, so it is not replaced"), "{said}");
+        fs::remove_file(target.join("notes.md")).unwrap();
+        assert!(refusal(Staging::new(&target, false)).ends_with("exists; --force replaces it"));
+        let staging = Staging::new(&target, true).unwrap();
+        fs::write(target.join(MANIFEST), "").unwrap();
+        let said = format!("{:#}", staging.publish().unwrap_err());
+        assert!(said.contains("exists and is not a bundle, so it is not replaced: "), "{said}");
+        assert!(target.join("tokenizer.json").exists());
+    }
+
+    #[test]
+    fn a_file_that_comes_meanwhile_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("weights");
+        let left = home.path().join(".weights.partial-1");
+        fs::write(&left, "some").unwrap();
+        let staged = StagedFile::new(&target, false).unwrap();
+        assert!(!left.exists());
+        fs::write(&target, "mine").unwrap();
+        assert!(staged.publish().is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
+        StagedFile::new(&target, true).unwrap().publish().unwrap();
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        assert_eq!(fs::read(&target).unwrap(), b"");
     }
 }

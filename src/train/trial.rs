@@ -1,17 +1,21 @@
-//! Whether a bundle can really be served: every network loaded, and one item of each track scored.
+//! Whether a bundle can really be served: every number looked at, every network loaded, and one item of each track scored.
 
 use std::collections::BTreeSet;
 
 use anyhow::Context;
+use rayon::prelude::*;
+use safetensors::Dtype;
 use tch::Device;
 
+use super::convert::write::numbers_of;
 use crate::media::{FrameStack, Frames};
-use crate::model::{Bundle, Dtype, Ensemble, LoadOptions, Track};
+use crate::model::{Bundle, Dtype as NumberFormat, Ensemble, LoadOptions, ModelError, Track, parse_file};
 use crate::text::Tokenizer;
 
-/// Loads `bundle` on the CPU with and without test-time augmentation, as its calibration says, in f32 where that is
+/// Looks at every number of `bundle`, loads it on the CPU with and without test-time augmentation, as its calibration says, in f32 where that is
 /// calibrated, and scores a grey item with each.
 pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
+    check_numbers(bundle)?;
     let tokenizer = tokenizer(bundle)?;
     let prompt = tokenizer.encode("a photo of a cat");
     for (tta, dtype) in settings(bundle) {
@@ -27,6 +31,30 @@ pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses weights that are no numbers, and variances below 0: what one word needs shows in no trial.
+fn check_numbers(bundle: &Bundle) -> Result<(), ModelError> {
+    for name in bundle.manifest().files.keys().filter(|name| name.ends_with(".safetensors")) {
+        let file = bundle.file(name)?;
+        let tensors = parse_file(name, file.bytes())?.tensors();
+        tensors.par_iter().try_for_each(|(key, tensor)| {
+            if ![Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64].contains(&tensor.dtype()) {
+                return Ok(());
+            }
+            let least = if key.ends_with("running_var") { 0.0 } else { f32::MIN };
+            let fits = |number: &f32| (least..=f32::MAX).contains(number);
+            match numbers_of(tensor.dtype(), tensor.data()).find(|number| !fits(number)) {
+                Some(number) => {
+                    let expected = if least == 0.0 { "finite numbers, none below 0" } else { "finite numbers" };
+                    let problem = format!("has {number:?} among its values, expected {expected}");
+                    Err(ModelError::Tensor { file: name.clone(), key: key.clone(), problem })
+                }
+                None => Ok(()),
+            }
+        })?;
+    }
+    Ok(())
+}
+
 /// The bundle's tokenizer.
 pub(super) fn tokenizer(bundle: &Bundle) -> anyhow::Result<Tokenizer> {
     let text = &bundle.manifest().text;
@@ -34,12 +62,12 @@ pub(super) fn tokenizer(bundle: &Bundle) -> anyhow::Result<Tokenizer> {
     Tokenizer::from_json(file.bytes(), text.context_length).with_context(|| text.tokenizer.clone())
 }
 
-fn settings(bundle: &Bundle) -> Vec<(bool, Dtype)> {
+fn settings(bundle: &Bundle) -> Vec<(bool, NumberFormat)> {
     let calibration = &bundle.manifest().calibration;
     let ttas: BTreeSet<bool> = calibration.iter().map(|entry| entry.tta).collect();
     let dtype = |tta| {
         let f32_too = calibration.iter().any(|entry| entry.tta == tta && entry.dtypes.iter().any(|name| name == "f32"));
-        if f32_too { Dtype::F32 } else { Dtype::Bf16 }
+        if f32_too { NumberFormat::F32 } else { NumberFormat::Bf16 }
     };
     ttas.into_iter().map(|tta| (tta, dtype(tta))).collect()
 }

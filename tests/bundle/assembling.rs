@@ -97,8 +97,17 @@ fn a_bundle_assembled_twice_is_the_same_and_opens() {
 
     let home = upstream.root.path().join("head_image_convnext");
     let refused = assemble(&upstream.spec(), &home, true).unwrap_err().to_string();
-    assert!(refused.ends_with("exists and is not a bundle, so it is not replaced"), "{refused}");
+    assert!(refused.contains("exists and is not a bundle, so it is not replaced: "), "{refused}");
     assert!(home.join("model.safetensors").is_file());
+}
+
+#[test]
+fn no_file_is_a_tokenizer_and_weights() {
+    let mut upstream = Upstream::new();
+    let tower = at(&mut upstream.spec, "text/towers/0/weights").clone();
+    *at(&mut upstream.spec, "text/tokenizer") = tower;
+    let found = upstream.refusal();
+    assert!(found.ends_with(": is given as a tokenizer and as weights"), "{found}");
 }
 
 #[test]
@@ -168,7 +177,8 @@ fn weights_that_are_no_numbers_are_refused() {
     let nan = f32::NAN.to_le_bytes().to_vec();
     upstream.edit_head(|tensors| drop(tensors.insert("mlp.fc2.bias".to_owned(), (Stored::F32, vec![1], nan))));
     let found = upstream.refusal();
-    assert!(found.contains("expert image_convnext") && found.contains("finite"), "{found}");
+    assert!(found.contains("head_image_convnext/model.safetensors: head_image_convnext.safetensors: "), "{found}");
+    assert!(found.ends_with("tensor mlp.fc2.bias: has NaN among its values, expected finite numbers"), "{found}");
 }
 
 #[test]

@@ -75,6 +75,10 @@ fn other_bytes_are_refused() {
         (vec![Fault::Page], "the hub answers with a web page: is HF_ENDPOINT right".to_owned()),
         (vec![Fault::Break(100), Fault::Elsewhere], "asked for bytes 100 to the end of".to_owned()),
         (vec![Fault::Break(0); 5], "broke off 5 times in a row after 0 of".to_owned()),
+        (
+            [&[Fault::Break(1000)][..], &[500, 400, 500, 400].map(Fault::WholeUntil)].concat(),
+            "broke off 5 times in a row after 400 of".to_owned(),
+        ),
     ];
     for (faults, expected) in cases {
         let (_, place, result) = fetch(&faults);

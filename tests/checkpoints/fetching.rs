@@ -78,6 +78,54 @@ fn revisions_are_what_was_asked_for() {
 }
 
 #[test]
+fn a_branch_is_looked_up_where_it_is_named() {
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    succeed(&mut place.fetch(&hub, &["eva02-b-16"]));
+    let moved = "b".repeat(40);
+    hub.state().repositories[0].commit.clone_from(&moved);
+    let said = succeed(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("eva02-b-16: is there") && place.read("out/fetched.toml").contains(&eva().commit), "{said}");
+    succeed(&mut place.fetch(&hub, &["eva02-b-16", "--revision", "eva02-b-16=main"]));
+    assert!(place.read("out/fetched.toml").contains(&format!("commit = \"{moved}\"")));
+    let said = succeed(&mut place.fetch(&hub, &["eva02-b-16", "--revision", "eva02-b-16=main"]));
+    assert!(said.contains("eva02-b-16: is there"), "{said}");
+}
+
+#[test]
+fn settings_follow_what_is_fetched_until_somebody_changes_them() {
+    let (hub, place) = (Hub::new(vec![eva(), dfn(), convnext()]), Place::new());
+    succeed(&mut place.fetch(&hub, &["eva02-b-16", "convnext-small"]));
+    assert!(!place.read("out/run.toml").contains("dfn5b"));
+    let more = ["dfn5b-vit-h-14", "--accept-licence", "dfn5b-vit-h-14"];
+    succeed(&mut place.fetch(&hub, &more));
+    assert!(place.read("out/run.toml").contains("dfn5b"));
+    let mine = place.read("out/run.toml").replace("dfn5b", "mine");
+    fs::write(place.at("out/run.toml"), &mine).unwrap();
+    let said = succeed(&mut place.fetch(&hub, &more));
+    assert!(said.contains("run.toml: has been changed, and is kept as it is"), "{said}");
+    assert_eq!(place.read("out/run.toml"), mine);
+}
+
+#[test]
+fn two_at_once_fill_one_folder() {
+    let (hub, place) = (Hub::new(vec![eva(), convnext()]), Place::new());
+    let mut both = ["eva02-b-16", "convnext-small"].map(|model| place.fetch(&hub, &[model]).spawn().unwrap());
+    assert!(both.iter_mut().all(|one| one.wait().unwrap().success()));
+    let record = place.read("out/fetched.toml");
+    assert!(record.contains("eva02-b-16") && record.contains("convnext-small"), "{record}");
+    assert!(place.at("out/run.toml").is_file());
+}
+
+#[test]
+fn a_reader_that_goes_away_takes_nothing_along() {
+    let (hub, place) = (Hub::new(vec![eva(), convnext()]), Place::new());
+    let mut fetching = place.fetch(&hub, &["eva02-b-16", "convnext-small"]).spawn().unwrap();
+    drop(fetching.stdout.take());
+    assert!(fetching.wait().unwrap().success());
+    assert!(place.at("out/run.toml").is_file());
+}
+
+#[test]
 fn the_token_goes_to_the_hub_and_nowhere_else() {
     let mut gated = eva();
     gated.gated = true;

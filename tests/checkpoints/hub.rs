@@ -45,8 +45,12 @@ pub enum Fault {
     Elsewhere,
     /// Another length than the hub says.
     Shorter,
+    /// All bytes, whatever was asked for, until the connection breaks after so many.
+    WholeUntil(usize),
     /// A page, with status 200.
     Page,
+    /// Too many requests; to come back in so many seconds.
+    Busy(&'static str),
     /// A status with the hub's code and words.
     Status(u16, &'static str, &'static str),
 }
@@ -161,6 +165,10 @@ fn refusal(status: u16, code: &str, message: &str) -> Vec<u8> {
     response(status, &headers, b"{}")
 }
 
+fn busy(seconds: &str) -> Vec<u8> {
+    response(429, &[("Retry-After", seconds.to_owned())], b"{}")
+}
+
 fn page() -> Vec<u8> {
     response(200, &[("Content-Type", "text/html; charset=utf-8".to_owned())], b"<!doctype html><p>Welcome</p>")
 }
@@ -229,6 +237,7 @@ fn locked(state: &State, repository: &Repository, request: &Request) -> Option<V
 fn describe(state: &mut State, request: &Request, rest: &str) -> Vec<u8> {
     match state.description_faults.pop_front() {
         Some(Fault::Status(status, code, message)) => return refusal(status, code, message),
+        Some(Fault::Busy(seconds)) => return busy(seconds),
         Some(_) => return page(),
         None => {}
     }
@@ -281,7 +290,11 @@ fn content(state: &mut State, request: &Request, digest: &str) -> Vec<u8> {
         Some(Fault::Longer) => response(status, &[range(start), ("No-Length", "-".to_owned())], &[rest, b"x"].concat()),
         Some(Fault::Elsewhere) => response(206, &[range(start + 1)], &rest[1..]),
         Some(Fault::Shorter) => response(200, &[], &rest[..rest.len() - 1]),
+        Some(Fault::WholeUntil(after)) => {
+            response(200, &[("Content-Length", bytes.len().to_string())], &bytes[..after.min(bytes.len())])
+        }
         Some(Fault::Page) => page(),
+        Some(Fault::Busy(seconds)) => busy(seconds),
         Some(Fault::Status(status, code, message)) => refusal(status, code, message),
         None if start >= bytes.len() => refusal(416, "", ""),
         None => response(status, &[range(start)], rest),

@@ -1,5 +1,7 @@
 //! A hub that refuses, and addresses where no hub is.
 
+use std::time::{Duration, Instant};
+
 use crate::hub::{Fault, Hub};
 use crate::support::{Place, convnext, eva, refuse, succeed};
 
@@ -28,6 +30,48 @@ fn what_is_not_there_is_said() {
     hub.state().repositories[0].files[0].0 = "weights.h5";
     let said = refuse(&mut place.fetch(&hub, &["convnext-small"]));
     assert!(said.contains("has neither of model.safetensors, pytorch_model.bin"), "{said}");
+}
+
+#[test]
+fn a_hub_says_when_to_come_back() {
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    hub.state().description_faults.push_back(Fault::Busy("100000"));
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("the hub asks to come back in 100000 s: ") && said.contains("HF_TOKEN (HTTP 429)"), "{said}");
+    hub.state().description_faults.push_back(Fault::Busy("2"));
+    let begin = Instant::now();
+    let output = place.fetch(&hub, &["eva02-b-16"]).output().unwrap();
+    assert!(output.status.success() && begin.elapsed() >= Duration::from_secs(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("(HTTP 429); again in 2 s"));
+}
+
+#[test]
+fn who_keeps_the_files_is_not_the_hub() {
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    let expired = Fault::Status(403, "", "Request has expired");
+    hub.state().faults = [expired.clone()].into();
+    succeed(&mut place.fetch(&hub, &["eva02-b-16"]));
+    hub.state().faults = vec![expired; 5].into();
+    let said = refuse(&mut Place::new().fetch(&hub, &["eva02-b-16"]));
+    assert!(said.contains("localhost, where the hub keeps its files, does not give this one (HTTP 403)"), "{said}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_the_hub_is_asked() {
+    let (hub, place) = (Hub::new(vec![eva()]), Place::new());
+    for (name, value, expected) in [
+        ("HF_ENDPOINT", "http://me:secret@127.0.0.1", "HF_ENDPOINT: has a name or a password in it"),
+        ("HF_TOKEN", "hf_\u{e9}", "HF_TOKEN: has characters that no token has"),
+        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE: is set, so nothing is fetched"),
+    ] {
+        let said = refuse(place.fetch(&hub, &["eva02-b-16"]).env(name, value));
+        assert!(said.contains(expected) && !said.contains("secret"), "{said}");
+    }
+    let said = refuse(&mut place.fetch(&hub, &["eva02-b-16", "--revision", "convnext-small=v9"]));
+    assert!(said.contains("--revision convnext-small=v9: convnext-small is not among the models to fetch"), "{said}");
+    let output = place.fetch(&hub, &["eva02-b-16", "--revision", "eva02-b-16=/etc/x"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(hub.state().requests.is_empty());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::checkpoint::Stored;
 use super::pickle;
+use crate::model::shown;
 
 /// Most files of an archive; one storage is one file.
 const MOST_ENTRIES: usize = 65_536;
@@ -43,7 +44,7 @@ pub(super) fn tensors(file: &File, length: u64) -> anyhow::Result<BTreeMap<Strin
     let mut tensors = BTreeMap::new();
     for tensor in described {
         let (name, key) = (tensor.name, format!("{folder}data/{}", tensor.storage));
-        let wrong = || format!("tensor {name}: storage {key:?}");
+        let wrong = || format!("tensor {}: storage {key:?}", shown(&name));
         let extent = *entries.get(&key).with_context(|| format!("{}: is missing", wrong()))?;
         let each = tensor.dtype.bitsize() as u64 / 8;
         let declared = tensor.stored.checked_mul(each);

@@ -119,7 +119,8 @@ fn safetensors(file: &File, length: u64) -> anyhow::Result<BTreeMap<String, Stor
     // Reading checks that the tensors follow each other and are as long as their shapes say.
     let header: Metadata = serde_json::from_slice(&header).context("has a broken header")?;
     let expected = 8 + count + header.data_len() as u64;
-    ensure!(length == expected, "has {length} bytes, expected {expected} by its header: it is not whole");
+    let what = if length < expected { "not whole" } else { "longer than it was" };
+    ensure!(length == expected, "has {length} bytes, expected {expected} by its header: it is {what}");
     let place = |(key, info): (String, &safetensors::tensor::TensorInfo)| {
         let start = 8 + count + info.data_offsets.0 as u64;
         (key, Stored { dtype: info.dtype, shape: info.shape.clone(), start })

@@ -66,7 +66,10 @@ impl Name {
             ("torch", "CharStorage") => Self::Storage(Dtype::I8),
             ("torch", "ByteStorage") => Self::Storage(Dtype::U8),
             ("torch", "BoolStorage") => Self::Storage(Dtype::BOOL),
-            _ => bail!("names {module:?}, {name:?}, which no state dict needs: refused, nothing of it has run"),
+            _ => bail!(
+                "names {module:?}, {name:?}, which no state dict needs: refused, nothing of it has run; if you trust it, \
+                 load it with PyTorch and save its state dict alone"
+            ),
         })
     }
 }

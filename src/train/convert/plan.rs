@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 use safetensors::Dtype;
 
 use super::checkpoint::Checkpoint;
+use crate::model::shown;
 use crate::train::networks::Network;
 
 /// Widest layer that is believed; the widest of any known network has 5,120.
@@ -62,7 +63,7 @@ pub(super) fn plan(
         pieces.push(Piece { key: entry.key.clone(), shape: entry.shape.clone(), recipe });
     }
     if let Some(key) = checkpoint.keys().find(|key| !used.contains(*key) && !ignored(key)) {
-        bail!("tensor {key}: is not part of this network");
+        bail!("tensor {}: is not part of this network", shown(key));
     }
     Ok(pieces)
 }

@@ -1,12 +1,12 @@
 //! A safetensors file, written a piece at a time.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use safetensors::Dtype;
@@ -18,12 +18,15 @@ use super::checkpoint::{Checkpoint, Stored};
 use super::plan::{Piece, Recipe};
 use crate::model::FileDigest;
 use crate::train::bundle::progress;
+use crate::train::staging::StagedFile;
 
 /// Numbers that are read at once.
 const CHUNK: usize = 1 << 18;
+/// Largest matrix that is transposed, in bytes; the largest known has 7 million.
+const MOST_TRANSPOSED: usize = 256 << 20;
 
-/// Writes `pieces` of `checkpoint`, which is the file `from`, to `out`, which appears only when it is whole, and says what
-/// the file is.
+/// Writes `pieces` of `checkpoint`, which is the file `from`, to `out`, which appears only when it is whole, in the place
+/// of another only with `force`, and says what the file is.
 ///
 /// # Errors
 ///
@@ -34,27 +37,19 @@ pub(super) fn write(
     mut pieces: Vec<Piece>,
     format: NumberFormat,
     out: &Path,
+    force: bool,
 ) -> anyhow::Result<FileDigest> {
     pieces.sort_by(|a, b| a.key.cmp(&b.key));
     let header = header(&pieces, format)?;
-    let name = out.file_name().with_context(|| format!("{}: names no file", out.display()))?.to_string_lossy();
-    let partial = out.with_file_name(format!(".{name}.partial-{}", std::process::id()));
-    let unwritable = || format!("{}: cannot be written", out.display());
-    let file = File::create(&partial).with_context(unwritable)?;
-    let bar = progress(numbers(&pieces) * format.bytes() as u64).with_message(name.into_owned());
+    let staged = StagedFile::new(out, force)?;
+    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let bar = progress(numbers(&pieces) * format.bytes() as u64).with_message(name);
     let source = Source { path: from, checkpoint, format };
-    let mut writer = Writer { out, file: BufWriter::new(&file), hasher: Sha256::new(), bytes: 0, format, bar };
-    let digest = writer.all(&source, &header, &pieces).and_then(|()| {
-        let digest = writer.finish().with_context(unwritable)?;
-        file.sync_all().with_context(unwritable)?;
-        fs::rename(&partial, out).with_context(unwritable)?;
-        Ok(digest)
-    });
-    if digest.is_err() {
-        // It is in nobody's way; what went wrong is what counts.
-        let _ = fs::remove_file(&partial);
-    }
-    digest
+    let mut writer = Writer { out, file: BufWriter::new(&staged.file), hasher: Sha256::new(), bytes: 0, format, bar };
+    writer.all(&source, &header, &pieces)?;
+    let digest = writer.finish().with_context(|| format!("{}: cannot be written", out.display()))?;
+    staged.publish()?;
+    Ok(digest)
 }
 
 fn numbers(pieces: &[Piece]) -> u64 {
@@ -149,7 +144,10 @@ impl Writer<'_> {
         let &[rows, columns] = tensor.shape.as_slice() else {
             bail!("{}: tensor {key}: has shape {:?}, expected a matrix", source.path.display(), tensor.shape);
         };
-        let mut bytes = vec![0; rows * columns * (tensor.dtype.bitsize() / 8)];
+        let (bytes, most) = (rows * columns * (tensor.dtype.bitsize() / 8), MOST_TRANSPOSED);
+        let place = source.path.display();
+        ensure!(bytes <= most, "{place}: tensor {key}: has {bytes} bytes, expected at most {most}");
+        let mut bytes = vec![0; bytes];
         let values = source.numbers(key, tensor, 0, &mut bytes)?;
         self.encode((0..columns).flat_map(|column| values.iter().skip(column).step_by(columns.max(1)).copied()))
     }
@@ -177,7 +175,7 @@ impl Writer<'_> {
 }
 
 /// The numbers that `bytes` are, in f32.
-fn numbers_of(dtype: Dtype, bytes: &[u8]) -> Box<dyn Iterator<Item = f32> + '_> {
+pub(in crate::train) fn numbers_of(dtype: Dtype, bytes: &[u8]) -> Box<dyn Iterator<Item = f32> + '_> {
     match dtype {
         Dtype::F16 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32())),
         Dtype::BF16 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32())),

@@ -8,13 +8,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
-use indicatif::ProgressBar;
+use anyhow::{Context, anyhow, bail, ensure};
+use indicatif::{HumanBytes, ProgressBar};
 use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 
 use super::hub::{Answer, Hub, text};
-use super::patience::{MOST_FAILURES, wait};
+use super::patience::wait;
 use super::refusal::Failure;
 use super::repository::{Weights, is_hex};
 use crate::train::bundle::progress;
@@ -41,6 +41,7 @@ pub(super) fn download(hub: &Hub, wanted: &Wanted) -> anyhow::Result<PathBuf> {
     let bar = progress(wanted.weights.bytes).with_message(wanted.weights.file.clone());
     if !is_whole(&blob, wanted.weights, &bar).with_context(failed)? {
         let part = blob.with_extension("part");
+        check_room(&part, wanted.weights)?;
         complete(hub, wanted, &part, &bar)
             .with_context(|| format!("{}: {}", wanted.repository, wanted.weights.file))?;
         fs::rename(&part, &blob).with_context(failed)?;
@@ -73,13 +74,30 @@ fn is_whole(blob: &Path, weights: &Weights, bar: &ProgressBar) -> io::Result<boo
     Ok(false)
 }
 
+/// Refuses what there is no room for.
+fn check_room(part: &Path, weights: &Weights) -> anyhow::Result<()> {
+    let folder = part.parent().unwrap_or(Path::new("."));
+    let missing = weights.bytes.saturating_sub(fs::metadata(part).map_or(0, |part| part.len()));
+    // Where nobody says, it is tried.
+    let Ok(there) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free = there.f_bavail.saturating_mul(there.f_frsize);
+    let (file, shown) = (&weights.file, folder.display());
+    ensure!(
+        missing <= free,
+        "{shown}: has room for {}, and {file} needs {}: --cache names another place",
+        HumanBytes(free),
+        HumanBytes(missing)
+    );
+    Ok(())
+}
+
 /// Makes `part` the whole file.
 fn complete(hub: &Hub, wanted: &Wanted, part: &Path, bar: &ProgressBar) -> anyhow::Result<()> {
     let Weights { sha256, .. } = wanted.weights;
     loop {
         let file = OpenOptions::new().create(true).append(true).open(part)?;
         let begun = file.metadata()?.len() > 0;
-        receive(hub, wanted, &file, bar)?;
+        receive(hub, wanted, &file, part, bar)?;
         file.sync_all()?;
         let found = digest(part, bar)?;
         if found == *sha256 {
@@ -94,10 +112,14 @@ fn complete(hub: &Hub, wanted: &Wanted, part: &Path, bar: &ProgressBar) -> anyho
     }
 }
 
-/// Adds what is missing to `file`.
-fn receive(hub: &Hub, wanted: &Wanted, file: &File, bar: &ProgressBar) -> anyhow::Result<()> {
+/// Adds what is missing to `file`, which is at `part`.
+fn receive(hub: &Hub, wanted: &Wanted, file: &File, part: &Path, bar: &ProgressBar) -> anyhow::Result<()> {
     let Weights { file: name, bytes, .. } = wanted.weights;
-    let mut failures = 0;
+    let unwritable = |error: io::Error| {
+        Failure::Final(anyhow::Error::new(error).context(format!("{}: cannot be written", part.display())))
+    };
+    // The most that there ever was: who begins anew each time gets nowhere.
+    let (mut failures, mut most) = (0, file.metadata()?.len());
     loop {
         let start = file.metadata()?.len();
         if start > *bytes {
@@ -109,22 +131,26 @@ fn receive(hub: &Hub, wanted: &Wanted, file: &File, bar: &ProgressBar) -> anyhow
         }
         bar.set_position(start);
         let answer = hub.open(wanted.repository, wanted.commit, name, start);
-        let error = match answer.and_then(|answer| append(answer, file, start, *bytes, bar)) {
-            Ok(()) => continue,
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Again(error)) => error,
+        let Err(failure) = answer.and_then(|answer| append(answer, file, start, *bytes, unwritable, bar)) else {
+            continue;
         };
         let come = file.metadata()?.len();
-        failures = if come > start { 1 } else { failures + 1 };
-        if failures == MOST_FAILURES {
-            return Err(error.context(format!("broke off {failures} times in a row after {come} of {bytes} bytes")));
-        }
-        wait(failures);
+        failures = if come > most { 1 } else { failures + 1 };
+        most = most.max(come);
+        let gave_up = || format!("broke off {failures} times in a row after {come} of {bytes} bytes");
+        wait(failure, failures, gave_up, |line| bar.suspend(|| eprintln!("{name}: {line}")))?;
     }
 }
 
 /// Adds `answer` to `file`, which has `start` of `bytes` bytes.
-fn append(answer: Answer, mut file: &File, start: u64, bytes: u64, bar: &ProgressBar) -> Result<(), Failure> {
+fn append(
+    answer: Answer,
+    mut file: &File,
+    start: u64,
+    bytes: u64,
+    unwritable: impl Fn(io::Error) -> Failure,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
     let mut missing = bytes - start;
     if answer.status == StatusCode::PARTIAL_CONTENT {
         let range = text(&answer.headers, "content-range").unwrap_or_default();
@@ -135,7 +161,7 @@ fn append(answer: Answer, mut file: &File, start: u64, bytes: u64, bar: &Progres
         }
     } else {
         // All of it, whatever was asked for.
-        file.set_len(0).map_err(unwritable)?;
+        file.set_len(0).map_err(&unwritable)?;
         missing = bytes;
         bar.set_position(0);
         let length = text(&answer.headers, "content-length").and_then(|length| length.parse::<u64>().ok());
@@ -151,18 +177,14 @@ fn append(answer: Answer, mut file: &File, start: u64, bytes: u64, bar: &Progres
             return Err(Failure::Again(anyhow!("ended {missing} bytes early")));
         }
         if count as u64 > missing {
-            file.set_len(0).map_err(unwritable)?;
+            file.set_len(0).map_err(&unwritable)?;
             return Err(Failure::Final(anyhow!("is longer than the {bytes} bytes that the hub says it has")));
         }
-        file.write_all(&buffer[..count]).map_err(unwritable)?;
+        file.write_all(&buffer[..count]).map_err(&unwritable)?;
         missing -= count as u64;
         bar.inc(count as u64);
     }
     Ok(())
-}
-
-fn unwritable(error: io::Error) -> Failure {
-    Failure::Final(error.into())
 }
 
 /// SHA-256 of the file at `path`; `bar` shows how far it has been read.

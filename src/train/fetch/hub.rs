@@ -17,7 +17,7 @@ use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::refusal::{Failure, refused};
+use super::refusal::{Failure, refused, refused_elsewhere};
 
 const PUBLIC: &str = "https://huggingface.co";
 /// Longest wait for a connection, and for the next byte of one.
@@ -52,17 +52,24 @@ impl Hub {
     ///
     /// When a variable makes no sense, or there is no place for a cache.
     pub(super) fn from_env(cache: Option<&Path>) -> anyhow::Result<Self> {
+        if set("HF_HUB_OFFLINE").is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase())) {
+            bail!("HF_HUB_OFFLINE: is set, so nothing is fetched");
+        }
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| PUBLIC.to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
+        // It is shown in every other line.
+        ensure!(!endpoint.contains('@'), "HF_ENDPOINT: has a name or a password in it: give a token as HF_TOKEN");
         origin(&endpoint).with_context(|| format!("HF_ENDPOINT: is {endpoint:?}"))?;
         let home = home();
-        let place = cache.map(Path::to_owned).or_else(|| set("HF_HUB_CACHE").map(PathBuf::from));
+        let place = cache.map(Path::to_owned).or_else(|| set_path("HF_HUB_CACHE"));
         let place = place.or_else(|| Some(home.as_ref()?.join("hub")));
         let place = place.context("there is no home directory for downloads: name a place with --cache")?;
         let token = match home {
             Some(home) => token(&Cache::new(home.join("hub")))?,
             None => set("HF_TOKEN"),
         };
+        let fits = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        ensure!(token.as_ref().is_none_or(fits), "HF_TOKEN: has characters that no token has");
         let cache = Cache::new(place);
         let api = ApiBuilder::from_cache(cache.clone()).with_endpoint(endpoint.clone()).with_token(token.clone());
         let api = api.with_progress(false).build().context("the hub's client cannot be made")?;
@@ -126,7 +133,11 @@ impl Hub {
                     let target = text(headers, header::LOCATION.as_str()).unwrap_or_default();
                     url = join(&url, target).map_err(Failure::Final)?;
                 }
-                _ => return Err(self.refused(repository, &response)),
+                _ if self.is_home(&url) => return Err(self.refused(repository, &response)),
+                _ => {
+                    let host = origin(&url).map(|(_, host, _)| host).unwrap_or_default();
+                    return Err(refused_elsewhere(&self.page(repository), &host, &response));
+                }
             }
         }
         Err(Failure::Final(anyhow!("{file}: is redirected more than {MOST_REDIRECTS} times")))
@@ -138,11 +149,15 @@ impl Hub {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }
         // Large files are elsewhere, and what is elsewhere need not know the token.
-        let at_home = origin(url).ok() == origin(&self.endpoint).ok();
-        if let Some(token) = self.token.as_ref().filter(|_| at_home) {
+        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         request.call().map_err(|error| unreached(url, error))
+    }
+
+    /// Whether `url` is of the hub itself.
+    fn is_home(&self, url: &str) -> bool {
+        origin(url).ok() == origin(&self.endpoint).ok()
     }
 
     fn refused(&self, repository: &str, response: &Response<Body>) -> Failure {
@@ -159,10 +174,17 @@ fn set(name: &str) -> Option<String> {
     env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
+/// As [`set`], of a path, which may begin in the user's home as the hub's tools let it.
+fn set_path(name: &str) -> Option<PathBuf> {
+    let value = set(name)?;
+    let in_home = value.strip_prefix("~/").and_then(|rest| Some(env::home_dir()?.join(rest)));
+    Some(in_home.unwrap_or_else(|| value.into()))
+}
+
 /// Where the hub's tools keep what they know of the user.
 fn home() -> Option<PathBuf> {
-    let named = set("HF_HOME").map(PathBuf::from);
-    let cache = || set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cache")));
+    let named = set_path("HF_HOME");
+    let cache = || set_path("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")));
     named.or_else(|| Some(cache()?.join("huggingface")))
 }
 
@@ -170,7 +192,7 @@ fn token(cache: &Cache) -> anyhow::Result<Option<String>> {
     if let Some(token) = set("HF_TOKEN") {
         return Ok(Some(token));
     }
-    if let Some(path) = set("HF_TOKEN_PATH") {
+    if let Some(path) = set_path("HF_TOKEN_PATH") {
         let token = fs::read_to_string(&path).with_context(|| format!("HF_TOKEN_PATH: {path:?}: cannot be read"))?;
         return Ok(Some(token.trim().to_owned()).filter(|token| !token.is_empty()));
     }
@@ -223,7 +245,14 @@ fn join(url: &str, location: &str) -> anyhow::Result<String> {
 /// No answer came from `address`, whose query may be somebody's permission.
 fn unreached(address: &str, error: ureq::Error) -> Failure {
     let address = address.split('?').next().unwrap_or_default();
-    Failure::Again(anyhow::Error::new(error).context(address.to_owned()))
+    const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let proxy = PROXIES.into_iter().find(|name| set(name).is_some());
+    let by_way = proxy.map(|name| format!(" (by way of {name})")).unwrap_or_default();
+    let error = match error {
+        ureq::Error::Timeout(_) => anyhow!("no answer in {} s", PATIENCE.as_secs()),
+        error => error.into(),
+    };
+    Failure::Again(error.context(format!("{address}{by_way}")))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::hub::Hub;
 use super::patience::patiently;
 use super::refusal::Failure;
 use super::repository::Repository;
+use super::say;
 
 /// Longest licence that is printed, in bytes.
 const LONGEST: u64 = 256 << 10;
@@ -26,7 +27,7 @@ impl Terms<'_> {
             Licence::Open(name) => name,
             Licence::Restricted => "restricted",
         };
-        self.repository.licence().unwrap_or(known).to_owned()
+        self.repository.licence().unwrap_or_else(|| known.to_owned())
     }
 
     /// Whether they must be accepted: those that are known to restrict, and those that are not the open ones that they
@@ -48,17 +49,18 @@ pub(super) fn settle(hub: &Hub, all: &[Terms], accepted: &[&'static Model]) -> a
     let mut missing = Vec::new();
     for terms in all.iter().filter(|terms| terms.must_be_accepted()) {
         let Terms { model, repository } = terms;
-        println!("{}: {}: licence {}, which restricts its use", model.name, hub.page(model.repository), terms.name());
+        let page = hub.page(model.repository);
+        say(&format!("{}: {page}: licence {}, which restricts its use", model.name, terms.name()))?;
         if accepted.contains(model) {
             continue;
         }
         let mut files = repository.licence_files().peekable();
         if files.peek().is_none() {
-            println!("\n    its text is on the page of the repository\n");
+            say("\n    its text is on the page of the repository\n")?;
         }
         for file in files {
             let text = patiently(|| read(hub, model, repository, file))?;
-            println!("\n{}\n", text.trim());
+            say(&format!("\n{}\n", text.trim()))?;
         }
         missing.push(*model);
     }

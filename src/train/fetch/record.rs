@@ -1,8 +1,8 @@
 //! `fetched.toml`: what a folder holds, and where it came from. It pins revisions: with it, the same command fetches the
 //! same bytes.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::repository::{Weights, is_hex};
 use crate::train::convert::NumberFormat;
+use crate::train::staging::StagedFile;
 
-const FILE: &str = "fetched.toml";
+/// The record, in the folder.
+pub(super) const FILE: &str = "fetched.toml";
 const SCHEMA: u32 = 1;
 
 /// All models of a folder.
@@ -19,6 +21,9 @@ const SCHEMA: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     schema: u32,
+    /// SHA-256 of the settings that were written beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) settings_sha256: Option<String>,
     #[serde(default)]
     pub(super) models: Vec<Entry>,
 }
@@ -58,7 +63,7 @@ impl Record {
         let shown = path.display();
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { schema: SCHEMA, models: Vec::new() });
+                return Ok(Self { schema: SCHEMA, settings_sha256: None, models: Vec::new() });
             }
             text => text.with_context(|| format!("{shown}: cannot be read"))?,
         };
@@ -76,20 +81,36 @@ impl Record {
         self.models.iter().find(|entry| entry.name == name)
     }
 
-    /// Adds `entry`, or puts it in the place of the one of its name, and writes the record of `folder`.
+    /// Adds `entry` to the record of `folder`, or puts it in the place of the one of its name. Says so.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(super) fn put(&mut self, entry: Entry, folder: &Path) -> anyhow::Result<()> {
-        match self.models.iter_mut().find(|known| known.name == entry.name) {
-            Some(known) => *known = entry,
-            None => self.models.push(entry),
-        }
-        let text = toml::to_string(self).context("the record cannot be written as TOML")?;
-        let path = replace(folder, FILE, &text)?;
-        println!("{}: {} models", path.display(), self.models.len());
-        Ok(())
+    pub(super) fn put(entry: Entry, folder: &Path) -> anyhow::Result<String> {
+        Self::change(folder, |record| {
+            match record.models.iter_mut().find(|known| known.name == entry.name) {
+                Some(known) => *known = entry,
+                None => record.models.push(entry),
+            }
+            let count = record.models.len();
+            let models = if count == 1 { "model" } else { "models" };
+            Ok(format!("{}: {count} {models}", folder.join(FILE).display()))
+        })
+    }
+
+    /// Has `change` change the record of `folder`, which nobody else does meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Those of `change`; when it cannot be read or written.
+    pub(super) fn change<T>(folder: &Path, change: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let directory = File::open(folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
+        // Where there are no locks, whoever comes last has the last word.
+        let _ = directory.lock();
+        let mut record = Self::read(folder)?;
+        let result = change(&mut record)?;
+        replace(folder, FILE, toml::to_string(&record).context("the record cannot be written as TOML")?)?;
+        Ok(result)
     }
 }
 
@@ -112,8 +133,9 @@ impl Entry {
 /// Writes the file `name` of `folder`, which is the old one or the new one at any time.
 pub(super) fn replace(folder: &Path, name: &str, contents: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
-    let partial = folder.join(format!(".{name}.partial-{}", std::process::id()));
-    let written = fs::write(&partial, contents).and_then(|()| fs::rename(&partial, &path));
+    let mut staged = StagedFile::new(&path, true)?;
+    let written = staged.file.write_all(contents.as_ref());
     written.with_context(|| format!("{}: cannot be written", path.display()))?;
+    staged.publish()?;
     Ok(path)
 }

@@ -1,5 +1,7 @@
 //! Why the hub does not give what was asked for, in words that help.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
@@ -10,8 +12,16 @@ use super::hub::text;
 pub(super) enum Failure {
     /// May go well the next time.
     Again(anyhow::Error),
+    /// May go well after this time, by the hub.
+    After(anyhow::Error, Duration),
     /// Will not.
     Final(anyhow::Error),
+}
+
+/// What the answer of `host`, where the hub keeps large files, means. Leave to read them ends: the hub gives another.
+pub(super) fn refused_elsewhere(page: &str, host: &str, response: &Response<Body>) -> Failure {
+    let status = response.status().as_u16();
+    Failure::Again(anyhow!("{page}: {host}, where the hub keeps its files, does not give this one (HTTP {status})"))
 }
 
 /// What the answer of the hub about the repository at `page` means to somebody who has a token or has none.
@@ -30,18 +40,29 @@ pub(super) fn refused(page: &str, has_token: bool, response: &Response<Body>) ->
             "the hub wants a token: accept the repository's terms on its page, make a token that may read it, and give \
              it as HF_TOKEN"
         }
-        (StatusCode::FORBIDDEN, _) => "the token's owner has no access: ask for it on the repository's page",
+        (StatusCode::FORBIDDEN, _) if has_token => {
+            "the token's owner has no access: ask for it on the repository's page"
+        }
+        (StatusCode::FORBIDDEN, _) => "the hub gives no access without a token: HF_TOKEN",
         (StatusCode::NOT_FOUND, _) => "there is no such repository, revision or file",
-        (StatusCode::TOO_MANY_REQUESTS, _) => "the hub has had too many requests from here: wait, or give a token",
+        (StatusCode::TOO_MANY_REQUESTS, _) if has_token => "the hub has had too many requests from here",
+        (StatusCode::TOO_MANY_REQUESTS, _) => {
+            "the hub has had too many requests from here; it takes more of those who give a token: HF_TOKEN"
+        }
         _ => "the hub does not answer as it should",
     };
     let said = text(response.headers(), "x-error-message").map(|said| format!("; the hub says: {}", plain(said)));
     let error = anyhow!("{page}: {words} (HTTP {}{})", status.as_u16(), said.unwrap_or_default());
     let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    if passes { Failure::Again(error) } else { Failure::Final(error) }
+    let after = text(response.headers(), "retry-after").and_then(|seconds| seconds.trim().parse().ok());
+    match after.map(Duration::from_secs) {
+        _ if !passes => Failure::Final(error),
+        Some(after) => Failure::After(error, after),
+        None => Failure::Again(error),
+    }
 }
 
 /// The beginning of what a peer says, fit for a terminal.
-fn plain(said: &str) -> String {
+pub(super) fn plain(said: &str) -> String {
     said.chars().filter(|character| !character.is_control()).take(200).collect()
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::catalogue::Model;
 use super::hub::{Hub, text};
 use super::patience::patiently;
-use super::refusal::Failure;
+use super::refusal::{Failure, plain};
 
 /// Largest file that is believed, in bytes; the largest known is of 20 GB.
 const LARGEST: u64 = 1 << 40;
@@ -94,13 +94,13 @@ impl Repository {
     }
 
     /// The hub's name of the licence.
-    pub(super) fn licence(&self) -> Option<&str> {
+    pub(super) fn licence(&self) -> Option<String> {
         let name = |key: &str| match &self.card[key] {
             Value::Array(names) => names.first()?.as_str(),
             name => name.as_str(),
         };
         // Licences that the hub has no name of are called `other`, and by their authors.
-        name("license_name").or_else(|| name("license"))
+        name("license_name").or_else(|| name("license")).map(plain)
     }
 
     /// Files that hold a licence's text.

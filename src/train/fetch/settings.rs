@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::catalogue::{MODELS, Model, Role};
 use super::record::{Record, replace};
 use crate::model::{Activation, BackboneKind, Mixer, TOKENIZER, TextSpec, TextTowerSpec, Track};
@@ -16,15 +18,19 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Most tokens of a prompt of CLIP.
 const CONTEXT: usize = 77;
 
-/// Writes settings for what `folder` holds, and CLIP's tokenizer beside them. Settings that are there and differ may be
-/// somebody's work, and stay. Says what to do next.
+/// Writes settings for what `folder` holds, and CLIP's tokenizer beside them. Settings that somebody has changed stay. Says
+/// what it wrote, and what to do next.
 ///
 /// # Errors
 ///
 /// When a file cannot be written.
-pub(super) fn write(record: &Record, folder: &Path) -> anyhow::Result<String> {
+pub(super) fn write(folder: &Path) -> anyhow::Result<String> {
     let tokenizer = replace(folder, TOKENIZER_FILE, TOKENIZER)?;
-    println!("{}: CLIP's vocabulary (MIT)", tokenizer.display());
+    let settings = Record::change(folder, |record| write_settings(record, folder))?;
+    Ok(format!("{}: CLIP's vocabulary (MIT)\n{settings}", tokenizer.display()))
+}
+
+fn write_settings(record: &mut Record, folder: &Path) -> anyhow::Result<String> {
     let (text, experts) = (text(record), experts(record));
     if text.towers.is_empty() || experts.is_empty() {
         return Ok(format!("next: fetch a text tower and a backbone to train with into {}", folder.display()));
@@ -32,16 +38,19 @@ pub(super) fn write(record: &Record, folder: &Path) -> anyhow::Result<String> {
     let settings = Settings { text: Some(text), experts, ..Settings::default() };
     let (path, wanted) = (folder.join(FILE), settings.to_toml()?);
     let shown = path.display();
-    match fs::read_to_string(&path) {
-        Ok(found) if found == wanted => {}
-        Ok(_) => println!("{shown}: is kept as it is, though others would be written now; remove it to have them"),
-        Err(_) => {
-            replace(folder, FILE, wanted)?;
-            println!("{shown}: the paper's experts and recipe");
+    let digest = |text: &str| Some(format!("{:x}", Sha256::digest(text)));
+    let (fit, then) = ("pcqa-train fit --data DATA --config", "pcqa-train ensemble --runs runs/* --out my-ensemble");
+    let next = format!("next: {fit} {shown} --expert all --out runs\nthen: {then}");
+    Ok(match fs::read_to_string(&path) {
+        Ok(found) if found != wanted && digest(&found) != record.settings_sha256 => {
+            format!("{shown}: has been changed, and is kept as it is; remove it to have one for all models\n{next}")
         }
-    }
-    let fit = format!("pcqa-train fit --data DATA --config {shown} --expert all --out runs");
-    Ok(format!("next: {fit}\nthen: pcqa-train ensemble --runs runs/* --out my-ensemble"))
+        _ => {
+            record.settings_sha256 = digest(&wanted);
+            replace(folder, FILE, wanted)?;
+            format!("{shown}: the paper's experts and recipe\n{next}")
+        }
+    })
 }
 
 /// Every model of the catalogue that is there, with its file.

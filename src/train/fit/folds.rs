@@ -6,6 +6,7 @@ use super::{Machine, run_or_go_on};
 use crate::train::config::Settings;
 use crate::train::evaluate::table;
 use crate::train::floors::floors;
+use crate::train::print;
 use crate::train::statistics::{Figure, Metrics};
 
 /// Name of the folder of the run that holds out part `fold`.
@@ -34,8 +35,7 @@ pub(super) fn cross_validate(
     let mean = mean(&rows, &all);
     rows.extend([("mean of the folds".to_owned(), mean), ("all folds together".to_owned(), all)]);
     rows.extend(floors(&together).into_iter().map(|(name, metrics)| (name.to_owned(), metrics)));
-    println!("{}: every part held out once\n{}", folder.display(), table(&rows));
-    Ok(())
+    Ok(print(&format!("{}: every part held out once\n{}\n", folder.display(), table(&rows)))?)
 }
 
 /// Every figure's mean over `folds`; None where a fold has none. Counts are those of `all`.

@@ -22,6 +22,7 @@ use crate::train::dataset::Item;
 use crate::train::embeddings::Embeddings;
 use crate::train::judging::judged;
 use crate::train::loader::{Loaded, Loader};
+use crate::train::print;
 use crate::train::report::Thumbnails;
 use crate::train::schedule::Schedule;
 use crate::train::seed::seed;
@@ -347,7 +348,7 @@ impl Run {
         publish::write_report(&self.folder, self.facts(), &self.progress, name, judged.clone(), &mut thumbnails)?;
         let best = self.progress.epochs.iter().find(|epoch| Some(epoch.step) == self.progress.best);
         if let Some(best) = best {
-            println!("{}: best is {}", self.folder.display(), self.line(best));
+            print(&format!("{}: best is {}\n", self.folder.display(), self.line(best)))?;
         }
         let unreadable = self.progress.unreadable.len();
         if unreadable > 0 {

@@ -3,13 +3,14 @@
 use anyhow::{Context, bail, ensure};
 
 use super::{Described, Id, Storage, Value};
+use crate::model::shown;
 
 /// Longest name of a tensor in bytes.
 const LONGEST_KEY: usize = 1024;
 /// Most sides of a tensor.
 const MOST_SIDES: usize = 8;
 /// Where training scripts put the state dict inside what they save.
-const WRAPPERS: [&str; 3] = ["state_dict", "module", "model"];
+const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "module", "model"];
 
 /// All values that a machine made.
 pub(super) struct Memory<'a>(pub(super) &'a [Value]);
@@ -52,7 +53,12 @@ impl Memory<'_> {
             };
             ensure!(name.len() <= LONGEST_KEY, "a tensor has a name of {} bytes", name.len());
             let described = self.describe(name, storage, offset, size, stride);
-            tensors.push(described.with_context(|| format!("tensor {name}"))?);
+            tensors.push(described.with_context(|| format!("tensor {}", shown(name)))?);
+        }
+        if tensors.is_empty() {
+            let keys = dict.iter().filter_map(|&(key, _)| self.text(key).ok()).take(8).map(shown);
+            let (keys, wrappers) = (keys.collect::<Vec<_>>().join(", "), WRAPPERS.join(", "));
+            bail!("has no tensors under its keys {keys}: expected a state dict, alone or under one of {wrappers}");
         }
         Ok(tensors)
     }
