@@ -247,6 +247,21 @@ fn devices_are_listed_and_behind_a_gpu_numbers_are_more_gpus() {
 }
 
 #[test]
+fn switches_are_set_with_and_without_a_value() {
+    for (flags, is_on) in [
+        (&["--tta"][..], true),
+        (&["--tta", "false"], false),
+        (&["--tta=true"], true),
+        (&["--tta", "--cuda-graphs", "false"], true),
+    ] {
+        assert_eq!(Call::new(flags).printed()["tta"].as_bool(), Some(is_on), "{flags:?}");
+    }
+    let printed = Call::new(&["--cuda-graphs", "false", "--cuda-kernels=false"]).printed();
+    assert_eq!((printed["cuda_graphs"].as_bool(), printed["cuda_kernels"].as_bool()), (Some(false), Some(false)));
+    assert!(Call::new(&["--tta", "perhaps"]).refused().contains("--tta"));
+}
+
+#[test]
 fn one_connection_can_hold_a_rank_call_and_a_message_of_the_longest_kind() {
     Call::new(&["--max-queue-frames=64", "--max-in-flight-bytes=134217728"]).printed();
 }

@@ -31,9 +31,12 @@ pub(super) fn run<S: Scorer>(
     started: &SyncSender<Result<ModelFacts, ModelError>>,
 ) {
     let leaving = LeaveOnExit(queue.clone());
-    tch::set_num_threads(i32::try_from(config.threads).unwrap_or(i32::MAX));
+    // Loading shares what takes long among threads by itself. libtorch's would spin between its many short steps, and keep
+    // cores from the check of the bundle's files.
+    tch::set_num_threads(1);
     let _mode = InferenceMode::enter().inspect_err(|error| tracing::warn!(%error, "autograd stays on")).ok();
     let loaded = load().and_then(|scorer| {
+        tch::set_num_threads(i32::try_from(config.threads).unwrap_or(i32::MAX));
         let mut device = Device::new(scorer, config, queue);
         device.warm_up().map(|()| device)
     });

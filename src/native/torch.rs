@@ -4,7 +4,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
+use rayon::prelude::*;
 use tch::{Device, Kind, TchError, Tensor};
+
+use super::transfer::numbers_mut;
 
 unsafe extern "C" {
     fn pcqa_free(text: *mut c_char);
@@ -135,39 +138,53 @@ pub fn tensor(bytes: &[u8], stored: Kind, shape: &[i64], kind: Kind, device: Dev
     if needed != Some(bytes.len()) {
         return Err(TchError::Shape(format!("{} bytes are no tensor of {shape:?} in {stored:?}", bytes.len())));
     }
-    if !bytes.as_ptr().addr().is_multiple_of(width) || (device == Device::Cpu && stored == kind) {
+    if !bytes.as_ptr().addr().is_multiple_of(width) {
         return Tensor::f_from_data_size(bytes, shape, stored)?.f_to_device(device)?.f_to_kind(kind);
+    }
+    if device == Device::Cpu {
+        return converted(bytes, stored, shape, kind);
     }
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis];
     }
     // SAFETY: aligned, as many as the shape and its strides reach, and only read. The view ends with this function, and
-    // what is made of it has memory of its own: it is of another format or on another device.
+    // what is made of it is on another device.
     let view = unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, stored, Device::Cpu) }?;
-    match (device, stored, kind) {
-        (Device::Cpu, Kind::Half, Kind::BFloat16) | (Device::Cpu, Kind::BFloat16, Kind::Half) => {
-            by_way_of_f32(&view, kind)
-        }
-        _ => view.f_to_device(device)?.f_to_kind(kind),
-    }
+    view.f_to_device(device)?.f_to_kind(kind)
 }
 
-/// `tensor` in another 16-bit format. libtorch's way from one to the other takes the values one by one, its ways from and
-/// to f32 do not; what lies between stays in the processor's cache.
-fn by_way_of_f32(tensor: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
-    // Less than libtorch shares among threads: waiting for each other after every piece would cost more than it wins
-    // wherever another program, or the check of the bundle's files, wants a core.
-    const PIECE: i64 = 32_704;
-    let converted = Tensor::f_empty(tensor.size(), (kind, Device::Cpu))?;
-    let (from, to) = (tensor.f_view([-1])?, converted.f_view([-1])?);
-    let count = from.size1()?;
-    for start in (0..count).step_by(PIECE as usize) {
-        let piece = PIECE.min(count - start);
-        let between = from.f_narrow(0, start, piece)?.f_to_kind(Kind::Float)?;
-        to.f_narrow(0, start, piece)?.f_copy_(&between)?;
+/// As [`tensor`], on the CPU, of bytes that are aligned and as many as the shape has.
+fn converted(bytes: &[u8], stored: Kind, shape: &[i64], kind: Kind) -> Result<Tensor, TchError> {
+    // Less than libtorch shares among threads: its threads wait for each other after every tensor, and spin meanwhile,
+    // which costs more than they win wherever the check of the bundle's files, or another program, wants a core.
+    const PIECE: usize = 32_704;
+    let mut made = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+    if bytes.is_empty() {
+        return Ok(made);
     }
-    Ok(converted)
+    let Some(into) = numbers_mut(&mut made) else {
+        return Err(TchError::Torch(format!("a tensor of {shape:?} in {kind:?} has no memory")));
+    };
+    let (from_width, into_width) = (stored.elt_size_in_bytes(), kind.elt_size_in_bytes());
+    let piece = |(into, from): (&mut [u8], &[u8])| -> Result<(), TchError> {
+        let count = [(from.len() / from_width) as i64];
+        // SAFETY: as many numbers as there are, aligned since pieces are of a whole number of them, and only read; the
+        // view ends with this function.
+        let from = unsafe { Tensor::f_from_blob(from.as_ptr(), &count, &[1], stored, Device::Cpu) }?;
+        // SAFETY: as above; written by nobody else, since pieces do not overlap.
+        let mut into = unsafe { Tensor::f_from_blob(into.as_mut_ptr(), &count, &[1], kind, Device::Cpu) }?;
+        match (stored, kind) {
+            // libtorch's way from one to the other takes values one by one, its ways from and to f32 do not.
+            (Kind::Half, Kind::BFloat16) | (Kind::BFloat16, Kind::Half) => {
+                into.f_copy_(&from.f_to_kind(Kind::Float)?)?
+            }
+            _ => into.f_copy_(&from)?,
+        };
+        Ok(())
+    };
+    into.par_chunks_mut(PIECE * into_width).zip(bytes.par_chunks(PIECE * from_width)).try_for_each(piece)?;
+    Ok(made)
 }
 
 /// GELU(x Wᵀ + b) of `x` `[rows, inputs]` as one operation. On a GPU it is the GELU approximated by tanh.
@@ -286,6 +303,26 @@ pub fn memory(device: Device) -> Result<Option<DeviceMemory>, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_become_what_libtorch_makes_of_them() {
+        // More than two pieces, and the last one is shorter.
+        for shape in [vec![], vec![0, 4], vec![3, 32_704, 1], vec![33_000, 3]] {
+            for stored in [Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double] {
+                let numbers = Tensor::randn(&shape, (Kind::Float, Device::Cpu)).to_kind(stored);
+                let mut bytes = vec![0; 8 + numbers.numel() * stored.elt_size_in_bytes()];
+                for start in [0, 1] {
+                    let bytes = &mut bytes[start..start + numbers.numel() * stored.elt_size_in_bytes()];
+                    numbers.copy_data_u8(bytes, numbers.numel());
+                    for kind in [Kind::Half, Kind::BFloat16, Kind::Float] {
+                        let made = tensor(bytes, stored, &shape, kind, Device::Cpu).unwrap();
+                        assert_eq!(made, numbers.to_kind(kind), "{stored:?} {kind:?} {shape:?}");
+                    }
+                }
+            }
+        }
+        assert!(tensor(&[0; 7], Kind::Float, &[2], Kind::Float, Device::Cpu).is_err());
+    }
 
     #[test]
     fn in_inference_mode_nothing_is_tracked_and_outside_it_is() {

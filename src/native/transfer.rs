@@ -118,14 +118,19 @@ pub fn downloaded(tensor: Tensor) -> Result<Pinned, TchError> {
 
 /// The bytes of a tensor in this process's memory: u8, contiguous. None of any other.
 pub fn bytes_mut(tensor: &mut Tensor) -> Option<&mut [u8]> {
-    let fits = tensor.kind() == Kind::Uint8 && tensor.device() == Device::Cpu && tensor.is_contiguous();
-    let start = tensor.data_ptr().cast::<u8>();
+    if tensor.kind() == Kind::Uint8 { numbers_mut(tensor) } else { None }
+}
+
+/// As [`bytes_mut`], of numbers of any format.
+pub(super) fn numbers_mut(tensor: &mut Tensor) -> Option<&mut [u8]> {
+    let fits = tensor.device() == Device::Cpu && tensor.is_contiguous();
+    let (start, bytes) = (tensor.data_ptr().cast::<u8>(), tensor.numel() * tensor.kind().elt_size_in_bytes());
     if !fits || start.is_null() {
         return None;
     }
-    // SAFETY: a contiguous tensor of u8 has `numel` bytes from `data_ptr` on, which live as long as it. Other tensors
-    // that share its storage are read by libtorch's operations alone, and the callers run none while they write.
-    Some(unsafe { std::slice::from_raw_parts_mut(start, tensor.numel()) })
+    // SAFETY: a contiguous tensor has `numel` numbers from `data_ptr` on, which live as long as it. Other tensors that
+    // share its storage are read by libtorch's operations alone, and the callers run none while they write.
+    Some(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
 }
 
 #[cfg(test)]

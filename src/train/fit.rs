@@ -202,6 +202,11 @@ pub(super) fn begin(settings: &Settings, folder: &Path, machine: &Machine) -> an
 
 fn begun(settings: &Settings, folder: &Path, machine: &Machine) -> anyhow::Result<(RunLock, Session)> {
     let shown = folder.display();
+    let is_data = |data: &DatasetArguments| folder.canonicalize().is_ok_and(|folder| folder == data.data);
+    ensure!(
+        !settings.data.as_ref().is_some_and(is_data),
+        "{shown}: is the folder of the data; a run needs one of its own"
+    );
     let was_unused = is_unused(folder);
     fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
     let lock = RunLock::take(folder)?;

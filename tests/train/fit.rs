@@ -155,6 +155,16 @@ fn a_finished_run_has_nothing_left_to_do() {
 }
 
 #[test]
+fn a_run_is_not_mixed_with_its_data() {
+    let data = MATERIAL.path("data");
+    let run = Run::new(SHORT);
+    let mut command = train(&["fit", "--expert", "image_convnext", "--data"]);
+    command.arg(&data).arg("--config").arg(run.folder().with_file_name("settings.toml")).arg("--out").arg(&data);
+    let said = refuse(&mut command);
+    assert!(said.contains("is the folder of the data; a run needs one of its own"), "{said}");
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints() {
     let run = Run::new(&SHORT.replace("1e-3", "1e30").replace("[keep]", "warmup = 0.0\n[keep]"));
     let said = refuse(&mut run.begin(&[]));

@@ -36,7 +36,7 @@ pub struct TrustOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_file: Option<PathBuf>,
     /// Serve whoever reaches the port. Without it, an address beyond loopback needs --keys-file or --tls-client-ca
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false",
           action = clap::ArgAction::Set)]
     pub allow_unprotected: bool,
 }

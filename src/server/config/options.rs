@@ -64,7 +64,7 @@ pub struct ModelOptions {
     pub bundle: Option<PathBuf>,
     /// Load the bundle again when its directory has changed, as SIGHUP does. Loaded and warmed up beside the old one,
     /// which is served until then and stays where the new one is refused
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false",
           action = clap::ArgAction::Set)]
     pub watch_bundle: bool,
     /// Where to score: `auto`, or one or more devices with commas between them, each with a worker of its own: `cpu`,
@@ -77,12 +77,12 @@ pub struct ModelOptions {
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeChoice,
     /// Record what a GPU does once for every batch size, as CUDA graphs, and then ask for it in one call
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           action = clap::ArgAction::Set)]
     pub cuda_graphs: bool,
     /// On a GPU in bf16, use kernels of pcqa's own between the matrix products, compiled at the start. Without, and where
     /// they cannot be had, libtorch's: the same scores within bf16's precision, more slowly
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           action = clap::ArgAction::Set)]
     pub cuda_kernels: bool,
     /// Most memory to take of every GPU, in bytes. Default: all. Where it does not suffice, batches get smaller
@@ -91,7 +91,7 @@ pub struct ModelOptions {
     pub device_memory_bytes: Option<NonZeroU64>,
     /// Score the mean over the frames and their mirror image (test-time augmentation). Twice the work; the bundle must
     /// be calibrated for it
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false",
           action = clap::ArgAction::Set)]
     pub tta: bool,
     /// CPU threads of one operation of the networks, on every device. Default: one per core
