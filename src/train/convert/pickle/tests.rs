@@ -83,7 +83,11 @@ fn state_dicts_are_found_inside_what_trainers_save() {
     assert_eq!(inner.read().unwrap(), [described(2, 0, &[2])]);
     // A dictionary that holds itself has no end, but the search for tensors has.
     let endless = Program::new().op(b"}q\x01(").text("model").op(b"h\x01u.");
-    assert_eq!(endless.read().unwrap(), []);
+    assert_eq!(
+        endless.refusal(),
+        "has no tensors under its keys model: expected a state dict, alone or under one of state_dict, model_state_dict, \
+         module, model"
+    );
 }
 
 #[test]
