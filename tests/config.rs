@@ -259,6 +259,9 @@ fn switches_are_set_with_and_without_a_value() {
     let printed = Call::new(&["--cuda-graphs", "false", "--cuda-kernels=false"]).printed();
     assert_eq!((printed["cuda_graphs"].as_bool(), printed["cuda_kernels"].as_bool()), (Some(false), Some(false)));
     assert!(Call::new(&["--tta", "perhaps"]).refused().contains("--tta"));
+    // What else there is to do is no value.
+    let output = Call::new(&["--tta", "metrics"]).output();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("pcqa_"));
 }
 
 #[test]

@@ -23,7 +23,9 @@ struct Graph {
   Graph(int32_t device, const uint64_t* pool)
       : device(static_cast<c10::DeviceIndex>(device)), pool(pool[0], pool[1]) {}
 
-  at::cuda::CUDAGraph graph;
+  // Kept, or the end of the capture would be the instantiation too, and which of the two failed could not be told.
+  at::cuda::CUDAGraph graph{/*keep_graph=*/true};
+  bool has_ended = false;
   c10::DeviceIndex device;
   at::MempoolId_t pool;
 };
@@ -91,7 +93,10 @@ char* pcqa_graph_begin(int32_t device, const uint64_t* pool, void** graph) {
 char* pcqa_graph_end(void* graph) {
   return guarded([&] {
     const std::lock_guard lock(graphs);
-    static_cast<Graph*>(graph)->graph.capture_end();
+    auto* made = static_cast<Graph*>(graph);
+    made->graph.capture_end();
+    made->has_ended = true;
+    made->graph.instantiate();
   });
 }
 
@@ -100,12 +105,13 @@ char* pcqa_graph_end(void* graph) {
 void pcqa_graph_abandon(void* graph) {
   const std::lock_guard lock(graphs);
   auto* failed = static_cast<Graph*>(graph);
-  bool has_ended = false;
-  ignoring_errors([&] {
-    failed->graph.capture_end();
-    has_ended = true;
-  });
-  if (has_ended) {
+  if (!failed->has_ended) {
+    ignoring_errors([&] {
+      failed->graph.capture_end();
+      failed->has_ended = true;
+    });
+  }
+  if (failed->has_ended) {
     ignoring_errors([&] { delete failed; });
     return;
   }

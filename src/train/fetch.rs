@@ -157,16 +157,18 @@ fn fetch(models: &[&'static Model], arguments: &Arguments, record: &Record) -> a
     drop(StagedFile::new(&arguments.out.join(record::FILE), true)?);
     let hub = Hub::from_env(arguments.cache.as_deref())?;
     let found = models.iter().map(|model| look_up(&hub, model, arguments, record));
-    let found = found.collect::<anyhow::Result<Vec<Found>>>()?;
+    let mut missing = Vec::new();
+    for found in found {
+        let found = found?;
+        match record.get(found.model.name).filter(|entry| entry.commit == found.repository.sha) {
+            Some(entry) if is_there(entry, found.model, arguments)? => say_there(entry, arguments)?,
+            _ => missing.push(found),
+        }
+    }
+    let found = missing;
     let terms: Vec<Terms> = found.iter().map(Found::terms).collect();
     licence::settle(&hub, &terms, &arguments.accept_licence)?;
     for found in &found {
-        if let Some(entry) = record.get(found.model.name).filter(|entry| entry.commit == found.repository.sha)
-            && is_there(entry, found.model, arguments)?
-        {
-            say_there(entry, arguments)?;
-            continue;
-        }
         let (entry, said) = obtain(&hub, found, arguments).with_context(|| found.model.name)?;
         let recorded = Record::put(entry, &arguments.out)?;
         say(&format!("{said}\n{recorded}"))?;

@@ -1,13 +1,19 @@
 //! What appears complete or not at all: bundles and files, written under a hidden name beside their place, then renamed.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::card;
 use crate::model::{Bundle, MANIFEST};
+
+/// Most hidden names that are tried for one target.
+const MOST_NAMES: u32 = 1000;
 
 /// Goes away with what was written so far unless it is published; what a process left that was killed goes with the next
 /// one for the same target.
@@ -27,16 +33,13 @@ impl Staging {
             refuse_others(target)?;
             ensure!(force, "{}: exists; --force replaces it", target.display());
         }
-        let path = sibling(target, "partial")?;
-        if let Some(parent) = path.parent() {
+        check_name(target)?;
+        if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).with_context(|| format!("{}: cannot be created", parent.display()))?;
         }
         remove_left(target);
-        let failed = || format!("{}: cannot be created", path.display());
-        fs::create_dir(&path).with_context(failed)?;
-        let directory = File::open(&path).with_context(failed)?;
-        // Where there are no locks, what is left stays.
-        let _ = directory.lock();
+        let made = locked(target, |path| fs::create_dir(path).and_then(|()| File::open(path)));
+        let (path, directory) = made.with_context(|| format!("{}: cannot be created", target.display()))?;
         Ok(Self { path, target: target.to_owned(), force, _directory: directory })
     }
 
@@ -45,17 +48,16 @@ impl Staging {
         &self.path
     }
 
-    /// Puts the directory in its place. A bundle that it replaces is gone for the instant between two renames.
+    /// Puts the directory in its place. A bundle that it replaces is gone for the instant between two renames; where
+    /// somebody has put something beside it meanwhile, it is kept under another name.
     pub(super) fn publish(self) -> anyhow::Result<()> {
         let failed = || format!("{}: cannot be put in place", self.target.display());
         for entry in fs::read_dir(&self.path).with_context(failed)? {
             File::open(entry.with_context(failed)?.path()).and_then(|file| file.sync_all()).with_context(failed)?;
         }
-        let old = sibling(&self.target, "replaced")?;
-        // It may have come, or become something else, since the beginning.
+        let old = sibling(&self.target, "replaced", 0);
         let replaces = self.force && fs::symlink_metadata(&self.target).is_ok();
         if replaces {
-            refuse_others(&self.target)?;
             fs::rename(&self.target, &old).with_context(failed)?;
         }
         if let Err(error) = fs::rename(&self.path, &self.target) {
@@ -64,10 +66,14 @@ impl Staging {
             }
             return Err(error).with_context(failed);
         }
-        if replaces {
-            fs::remove_dir_all(&old).with_context(|| format!("{}: cannot be removed", old.display()))?;
+        match replaces.then(|| refuse_others(&old)) {
+            None => Ok(()),
+            Some(Ok(())) => fs::remove_dir_all(&old).with_context(|| format!("{}: cannot be removed", old.display())),
+            Some(Err(error)) => {
+                eprintln!("what was replaced is kept: {error:#}");
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
@@ -97,11 +103,10 @@ impl StagedFile {
             ensure!(fs::metadata(target).map_or(true, |there| there.is_file()), "{shown}: is not a regular file");
             ensure!(force, "{shown}: exists; --force replaces it");
         }
-        let path = sibling(target, "partial")?;
+        check_name(target)?;
         remove_left(target);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        let file = file.with_context(|| format!("{shown}: cannot be written"))?;
-        let _ = file.lock();
+        let made = locked(target, |path| OpenOptions::new().write(true).create_new(true).open(path));
+        let (path, file) = made.with_context(|| format!("{shown}: cannot be written"))?;
         Ok(Self { path, target: target.to_owned(), force, file })
     }
 
@@ -112,8 +117,11 @@ impl StagedFile {
         if !self.force {
             match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(()),
-                // Not every file system knows that.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+                // Not every file system knows that; a second name is the next best, which goes with the first one.
+                Err(Errno::INVAL | Errno::NOSYS) => match fs::hard_link(&self.path, &self.target) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+                    linked => return linked.with_context(failed),
+                },
                 Err(error) => return Err(error).with_context(failed),
             }
         }
@@ -132,7 +140,10 @@ fn refuse_others(target: &Path) -> anyhow::Result<()> {
     let shown = target.display();
     let bundle = match Bundle::open_unchecked(target) {
         Ok((bundle, _)) => bundle,
-        Err(error) => bail!("{shown}: exists and is not a bundle, so it is not replaced: {error}"),
+        Err(error) if target.join(MANIFEST).is_file() => {
+            bail!("{shown}: exists and is no whole bundle, so it is not replaced: {error}")
+        }
+        Err(_) => bail!("{shown}: exists and is not a bundle, so it is not replaced"),
     };
     for entry in fs::read_dir(target).with_context(|| format!("{shown}: cannot be listed"))? {
         let name = entry.with_context(|| format!("{shown}: cannot be listed"))?.file_name();
@@ -143,11 +154,35 @@ fn refuse_others(target: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sibling(target: &Path, role: &str) -> anyhow::Result<PathBuf> {
-    let Some(name) = target.file_name() else {
-        bail!("{}: expected a path that ends in a new name", target.display());
-    };
-    Ok(target.with_file_name(format!(".{}.{role}-{}", name.to_string_lossy(), std::process::id())))
+fn check_name(target: &Path) -> anyhow::Result<()> {
+    ensure!(target.file_name().is_some(), "{}: expected a path that ends in a new name", target.display());
+    Ok(())
+}
+
+/// A hidden name beside `target`. In containers many processes have the same number.
+fn sibling(target: &Path, role: &str, number: u32) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{role}-{}-{number}", std::process::id()))
+}
+
+/// What `make` makes at a hidden name beside `target`, locked as long as it is open. Where there are no locks, what is left
+/// of it stays.
+fn locked(target: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<(PathBuf, File)> {
+    let mut number = 0;
+    loop {
+        let path = sibling(target, "partial", number);
+        number += 1;
+        let file = match make(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MOST_NAMES => continue,
+            made => made?,
+        };
+        let _ = file.lock();
+        // Before it was locked, somebody may have taken it for what is left of another.
+        let (here, there) = (file.metadata()?, fs::symlink_metadata(&path));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())) {
+            return Ok((path, file));
+        }
+    }
 }
 
 /// Removes what nobody writes any more. Where that fails it stays: it is in nobody's way.
@@ -157,9 +192,12 @@ fn remove_left(target: &Path) {
     let prefix = format!(".{}.partial-", name.to_string_lossy());
     for entry in entries.flatten() {
         let path = entry.path();
-        let is_left = entry.file_name().to_string_lossy().starts_with(&prefix)
-            && File::open(&path).is_ok_and(|left| left.try_lock().is_ok());
-        if is_left {
+        if !entry.file_name().to_string_lossy().starts_with(&prefix) {
+            continue;
+        }
+        // NFS locks files for those alone who may write to them.
+        let left = if path.is_dir() { File::open(&path) } else { OpenOptions::new().write(true).open(&path) };
+        if left.as_ref().is_ok_and(|left| left.try_lock().is_ok()) {
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
@@ -199,11 +237,16 @@ mod tests {
         assert!(said.ends_with("has \"notes.md\" beside the bundle's files, so it is not replaced"), "{said}");
         fs::remove_file(target.join("notes.md")).unwrap();
         assert!(refusal(Staging::new(&target, false)).ends_with("exists; --force replaces it"));
+        // What comes meanwhile is kept, and what was made too.
         let staging = Staging::new(&target, true).unwrap();
-        fs::write(target.join(MANIFEST), "").unwrap();
-        let said = format!("{:#}", staging.publish().unwrap_err());
-        assert!(said.contains("exists and is not a bundle, so it is not replaced: "), "{said}");
-        assert!(target.join("tokenizer.json").exists());
+        fs::write(target.join("notes.md"), "mine").unwrap();
+        fs::write(staging.path().join(MANIFEST), "").unwrap();
+        staging.publish().unwrap();
+        let all: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(all.len(), 2);
+        assert!(all.iter().any(|path| fs::read(path.join("notes.md")).is_ok_and(|mine| mine == b"mine")));
+        let said = refusal(Staging::new(&target, true));
+        assert!(said.contains("exists and is no whole bundle, so it is not replaced: "), "{said}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn what_makes_no_sense_is_refused_before_the_hub_is_asked() {
     let (hub, place) = (Hub::new(vec![eva()]), Place::new());
     for (name, value, expected) in [
         ("HF_ENDPOINT", "http://me:secret@127.0.0.1", "HF_ENDPOINT: has a name or a password in it"),
-        ("HF_TOKEN", "hf_\u{e9}", "HF_TOKEN: has characters that no token has"),
+        ("HF_TOKEN", "hf_\u{e9}", "the hub's login has characters that no token has"),
         ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE: is set, so nothing is fetched"),
     ] {
         let said = refuse(place.fetch(&hub, &["eva02-b-16"]).env(name, value));

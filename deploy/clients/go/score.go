@@ -28,6 +28,9 @@ import (
 
 const attempts = 5
 
+// The longest that anybody waits for one image, whatever the service config says.
+const patience = 30 * time.Second
+
 // connect opens a connection to all of target's addresses: one for the life of the program.
 func connect(target, ca, serviceConfig string) (*grpc.ClientConn, error) {
 	config, err := os.ReadFile(serviceConfig)
@@ -60,12 +63,14 @@ func outgoing(ctx context.Context) context.Context {
 }
 
 // scoreOne scores one image. The service config has its deadline and its retries; that is not enough in this version,
-// which does not try again while no replica is known to be there. So the call waits for one, within the deadline.
+// which does not try again while no replica is known to be there. So the call waits for one, and not for ever.
 func scoreOne(ctx context.Context, service pb.ScoringServiceClient, prompt, file string) (*pb.Score, error) {
 	image, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	request := &pb.ScoreImageRequest{Prompt: prompt, Image: image}
 	answer, err := service.ScoreImage(outgoing(ctx), request, grpc.WaitForReady(true))
 	return answer.GetScore(), err

@@ -41,6 +41,8 @@ pub(super) struct FixedSizes {
     uploads: Option<Stream>,
     /// Where graphs are recorded; none where they are not.
     pool: RefCell<Option<GraphPool>>,
+    /// Sizes of tracks that there is no memory to record for.
+    given_up: RefCell<Vec<(Track, u32)>>,
 }
 
 /// Frames of one side, `[largest size, S, S, 3]`. On the CPU all three are the same.
@@ -84,6 +86,7 @@ impl FixedSizes {
             places: RefCell::default(),
             recorded: RefCell::default(),
             pool: RefCell::new(pool),
+            given_up: RefCell::default(),
         })
     }
 
@@ -164,27 +167,37 @@ impl FixedSizes {
         Ok(Some(known.features.iter().map(|views| views.iter().map(Tensor::shallow_clone).collect()).collect()))
     }
 
-    /// Records `run`, which has just run. Where that fails nothing is lost but time: smaller sizes may find memory where
-    /// this one has not, and after any other error no more is recorded.
-    fn record(&self, track: Track, size: u32, run: impl FnOnce() -> Result<Features, ModelError>) {
-        let mut pool = self.pool.borrow_mut();
-        let Some(graphs) = pool.as_ref() else { return };
-        // Graphs take memory of their own, and none of what other work has left for later.
-        let ready = native::wait_for(self.device).and_then(|()| native::empty_cache());
-        match ready.map_err(ModelError::from).and_then(|()| graphs.capture(run)) {
-            Ok((graph, features)) => {
-                self.recorded.borrow_mut().push(Recorded { track, size, graph, features });
-            }
-            Err(error) => {
-                tracing::warn!(?track, frames = size, %error, "no CUDA graph of this size");
-                let Device::Cuda(index) = self.device else { return };
-                if diagnose(self.device, &error) != Fault::Memory {
-                    *pool = None;
-                } else if self.recorded.borrow().is_empty() {
-                    // What nobody uses any more ends, and its name with it.
-                    *pool = GraphPool::new(index).ok();
+    /// Records `run`, which has just run. Where that fails nothing is lost but time, once: smaller sizes may find memory
+    /// where this one has not, and after any other error no more is recorded.
+    fn record(&self, track: Track, size: u32, run: impl Fn() -> Result<Features, ModelError>) {
+        let (mut pool, mut given_up) = (self.pool.borrow_mut(), self.given_up.borrow_mut());
+        let Device::Cuda(index) = self.device else { return };
+        if given_up.contains(&(track, size)) {
+            return;
+        }
+        for is_last in [false, true] {
+            let Some(graphs) = pool.as_ref() else { return };
+            let captured = native::wait_for(self.device).map_err(ModelError::from).and_then(|()| graphs.capture(&run));
+            let error = match captured {
+                Ok((graph, features)) => {
+                    self.recorded.borrow_mut().push(Recorded { track, size, graph, features });
+                    return;
                 }
+                Err(error) => error,
+            };
+            let is_of_memory = diagnose(self.device, &error) == Fault::Memory;
+            if !is_of_memory {
+                *pool = None;
+            } else if self.recorded.borrow().is_empty() {
+                // What nobody uses any more ends, and its name with it.
+                *pool = GraphPool::new(index).ok();
             }
+            if is_last || !is_of_memory {
+                tracing::warn!(?track, frames = size, %error, "no CUDA graph of this size");
+                given_up.push((track, size));
+                return;
+            }
+            // Graphs take nothing of what other work has left unused, which has been given back now.
         }
     }
 }

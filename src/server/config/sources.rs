@@ -32,7 +32,13 @@ pub enum Parsed {
 /// over the file, the file over the default. A configuration that is refused ends the process with exit code 64; a file,
 /// a device or a port that it names and that cannot be used, with 1.
 #[derive(Debug, Parser)]
-#[command(name = "pcqa-server", version, max_term_width = 110, args_override_self = true)]
+#[command(
+    name = "pcqa-server",
+    version,
+    max_term_width = 110,
+    args_override_self = true,
+    subcommand_precedence_over_arg = true
+)]
 #[command(mut_args(numbers_may_be_negative))]
 struct Cli {
     /// TOML file with any of the options below (or PCQA_CONFIG)

@@ -79,7 +79,7 @@ fn check_room(part: &Path, weights: &Weights) -> anyhow::Result<()> {
     let folder = part.parent().unwrap_or(Path::new("."));
     let missing = weights.bytes.saturating_sub(fs::metadata(part).map_or(0, |part| part.len()));
     // Where nobody says, it is tried.
-    let Ok(there) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let Some(there) = rustix::fs::statvfs(folder).ok().filter(|there| there.f_blocks > 0) else { return Ok(()) };
     let free = there.f_bavail.saturating_mul(there.f_frsize);
     let (file, shown) = (&weights.file, folder.display());
     ensure!(

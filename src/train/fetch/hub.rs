@@ -69,7 +69,10 @@ impl Hub {
             None => set("HF_TOKEN"),
         };
         let fits = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
-        ensure!(token.as_ref().is_none_or(fits), "HF_TOKEN: has characters that no token has");
+        ensure!(
+            token.as_ref().is_none_or(fits),
+            "the token of HF_TOKEN, of HF_TOKEN_PATH or of the hub's login has characters that no token has"
+        );
         let cache = Cache::new(place);
         let api = ApiBuilder::from_cache(cache.clone()).with_endpoint(endpoint.clone()).with_token(token.clone());
         let api = api.with_progress(false).build().context("the hub's client cannot be made")?;
@@ -247,7 +250,8 @@ fn unreached(address: &str, error: ureq::Error) -> Failure {
     let address = address.split('?').next().unwrap_or_default();
     const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
     let proxy = PROXIES.into_iter().find(|name| set(name).is_some());
-    let by_way = proxy.map(|name| format!(" (by way of {name})")).unwrap_or_default();
+    let by_way =
+        proxy.map(|name| format!(" (by way of {name}, where NO_PROXY does not say otherwise)")).unwrap_or_default();
     let error = match error {
         ureq::Error::Timeout(_) => anyhow!("no answer in {} s", PATIENCE.as_secs()),
         error => error.into(),

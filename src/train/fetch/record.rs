@@ -1,5 +1,5 @@
 //! `fetched.toml`: what a folder holds, and where it came from. It pins revisions: with it, the same command fetches the
-//! same bytes.
+//! same bytes, unless it names a branch or a tag, which may have moved.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -21,7 +21,17 @@ pub(super) enum Failure {
 /// What the answer of `host`, where the hub keeps large files, means. Leave to read them ends: the hub gives another.
 pub(super) fn refused_elsewhere(page: &str, host: &str, response: &Response<Body>) -> Failure {
     let status = response.status().as_u16();
-    Failure::Again(anyhow!("{page}: {host}, where the hub keeps its files, does not give this one (HTTP {status})"))
+    let words = "where the hub keeps its files, does not give this one";
+    again(anyhow!("{page}: {host}, {words} (HTTP {status})"), response)
+}
+
+/// What may go well the next time, which the answer may say the time of.
+fn again(error: anyhow::Error, response: &Response<Body>) -> Failure {
+    let after = text(response.headers(), "retry-after").and_then(|seconds| seconds.trim().parse().ok());
+    match after.map(Duration::from_secs) {
+        Some(after) => Failure::After(error, after),
+        None => Failure::Again(error),
+    }
 }
 
 /// What the answer of the hub about the repository at `page` means to somebody who has a token or has none.
@@ -54,12 +64,7 @@ pub(super) fn refused(page: &str, has_token: bool, response: &Response<Body>) ->
     let said = text(response.headers(), "x-error-message").map(|said| format!("; the hub says: {}", plain(said)));
     let error = anyhow!("{page}: {words} (HTTP {}{})", status.as_u16(), said.unwrap_or_default());
     let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    let after = text(response.headers(), "retry-after").and_then(|seconds| seconds.trim().parse().ok());
-    match after.map(Duration::from_secs) {
-        _ if !passes => Failure::Final(error),
-        Some(after) => Failure::After(error, after),
-        None => Failure::Again(error),
-    }
+    if passes { again(error, response) } else { Failure::Final(error) }
 }
 
 /// The beginning of what a peer says, fit for a terminal.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
+
+use anyhow::Context;
 
 use sha2::{Digest, Sha256};
 
@@ -41,8 +44,13 @@ fn write_settings(record: &mut Record, folder: &Path) -> anyhow::Result<String> 
     let digest = |text: &str| Some(format!("{:x}", Sha256::digest(text)));
     let (fit, then) = ("pcqa-train fit --data DATA --config", "pcqa-train ensemble --runs runs/* --out my-ensemble");
     let next = format!("next: {fit} {shown} --expert all --out runs\nthen: {then}");
-    Ok(match fs::read_to_string(&path) {
-        Ok(found) if found != wanted && digest(&found) != record.settings_sha256 => {
+    let found = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found.with_context(|| format!("{shown}: cannot be read"))?),
+    };
+    Ok(match found {
+        Some(found) if found == wanted => next,
+        Some(found) if digest(&found) != record.settings_sha256 => {
             format!("{shown}: has been changed, and is kept as it is; remove it to have one for all models\n{next}")
         }
         _ => {
