@@ -55,6 +55,7 @@ pub use inspect::describe;
 pub use loader::{Loaded, Loader, LoaderOptions, Run, decoder_beside_this};
 pub use seed::{rng, seed};
 pub use split::{SplitBy, apart, folds, hold_out, prompt_key};
+pub use trial::try_out;
 
 /// Prints `text`, as far as somebody reads it.
 ///

@@ -4,6 +4,7 @@ programs found is kept, so that steps can be run one by one. Only Python's own l
 --pytorch."""
 
 import argparse
+import fcntl
 import json
 import os
 import pathlib
@@ -524,12 +525,24 @@ def main():
     unknown = [name for name in args.steps if name not in STEPS]
     if unknown:
         parser.error(f"there is no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
+    if args.bundle and args.tiny:
+        parser.error("argument --bundle: --tiny has a bundle of its own")
+    if min(args.seconds, args.soak, args.budget, args.threads) <= 0:
+        parser.error("--seconds, --soak, --budget and --threads: expected numbers over 0")
+    for name in ("out", "work"):
+        if getattr(args, name) and not pathlib.Path(getattr(args, name)).is_dir() and os.path.exists(getattr(args, name)):
+            parser.error(f"argument --{name}: {getattr(args, name)} is no directory")
     if args.bundle and not (pathlib.Path(args.bundle) / "bundle.toml").exists():
         parser.error(f"argument --bundle: {args.bundle} has no bundle.toml")
     # As with a failure: what was found stays in the report.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILS))
 
     house, begin = House(args), time.monotonic()
+    alone = open(house.out / ".lock", "w")
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        parser.error(f"another run writes its report in {house.out}: --out names another place")
     try:
         house.prepare()
         house.begin = time.monotonic()

@@ -9,7 +9,7 @@ use pcqa::model::Bundle;
 use pcqa::train::{
     AblateArguments, CheckArguments, ConvertArguments, DistilArguments, EnsembleArguments, EvaluateArguments,
     FitArguments, Preset, ablate, assemble, check, convert, describe, distil, ensemble, evaluate, export, fetch, fit,
-    initialise, pretrain, print, synth,
+    initialise, pretrain, print, synth, try_out,
 };
 
 /// Takes labelled images and videos to the bundles that pcqa-server serves, and judges them.
@@ -49,7 +49,7 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Print what a bundle is, after checking it as the server would.
+    /// Print what a bundle is, after looking at every number of it and scoring with it.
     Inspect {
         /// Directory of the bundle.
         #[arg(value_name = "DIR", required_unless_present = "demo", conflicts_with = "demo")]
@@ -186,7 +186,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Bundle { spec, out, force } => show(&assemble(&spec, &out, force)?),
         Command::Inspect { directory: Some(directory), .. } => {
-            show(&Bundle::open(&directory).with_context(|| directory.display().to_string())?)
+            let named = || directory.display().to_string();
+            let bundle = Bundle::open(&directory).with_context(named)?;
+            try_out(&bundle).with_context(named)?;
+            show(&bundle)
         }
         Command::Inspect { directory: None, .. } => show(&Bundle::demo()?),
         Command::Export { out, force } => show(&export(&out, force)?),

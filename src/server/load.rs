@@ -56,7 +56,7 @@ pub(super) fn load(config: &Config, opened: Opened) -> Result<Scoring> {
     let Opened { bundle, check, source } = opened;
     thread::scope(|scope| {
         let checking = scope.spawn(|| run(check));
-        let loaded = load_unchecked(config, bundle);
+        let loaded = load_unchecked(config, bundle, &source);
         let checked = checking.join().unwrap_or_else(|panic| resume_unwind(panic));
         // Files that are not what they should be are the reason for whatever else went wrong.
         checked.context(source)?;
@@ -70,7 +70,7 @@ fn run(check: Option<BundleCheck>) -> Result<(), ModelError> {
     check.map_or(Ok(()), |check| check.run((cores / 2).max(1)))
 }
 
-fn load_unchecked(config: &Config, bundle: Bundle) -> Result<Scoring> {
+fn load_unchecked(config: &Config, bundle: Bundle, source: &str) -> Result<Scoring> {
     let manifest = bundle.manifest();
     let options = options(config, manifest)?;
     let digest = bundle.digest().to_owned();
@@ -101,7 +101,8 @@ fn load_unchecked(config: &Config, bundle: Bundle) -> Result<Scoring> {
         let bundle = bundle.clone();
         move || Ensemble::serve(&bundle, options, serving)
     };
-    let engine = Engine::start(options.into_iter().map(load).collect(), engine_config).context("bundle")?;
+    let engine =
+        Engine::start(options.into_iter().map(load).collect(), engine_config).with_context(|| source.to_owned())?;
     native::keep_freed_memory();
     let facts = engine.facts();
     Ok(Scoring {

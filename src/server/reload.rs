@@ -32,6 +32,9 @@ pub(super) struct Reloads {
 impl Reloads {
     /// At SIGHUP and, where `config` asks for it, when the bundle's directory has changed, from now on.
     pub fn new(config: Arc<Config>) -> Result<Self> {
+        if config.model.watch_bundle && config.model.bundle.is_none() {
+            tracing::warn!("watch_bundle: is set, but the bundle that is compiled in does not change");
+        }
         let hangups = signal(SignalKind::hangup()).context("signals cannot be received")?;
         let watched = Watched::new(&config);
         Ok(Self { config, hangups, watched })
@@ -120,6 +123,9 @@ impl Watched {
     fn has_settled(&mut self) -> bool {
         let Some(directory) = &self.directory else { return false };
         let now = look(directory);
+        if now.is_none() && self.last.is_some() {
+            tracing::warn!(directory = %directory.display(), "the bundle's directory is gone, or cannot be listed");
+        }
         let has_settled = now.is_some() && now == self.last && now != self.loaded;
         if has_settled {
             self.loaded.clone_from(&now);

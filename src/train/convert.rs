@@ -13,7 +13,7 @@ pub(super) mod write;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use safetensors::Dtype;
 
 use self::checkpoint::Checkpoint;
@@ -102,6 +102,8 @@ impl Part {
 /// Names the file, the tensor and the expectation.
 pub fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let Arguments { checkpoint, out, dtype, force } = arguments;
+    let same = checkpoint.canonicalize().is_ok_and(|from| out.canonicalize().is_ok_and(|out| out == from));
+    ensure!(!same, "{}: would replace what is to be read", out.display());
     let converted = convert(checkpoint, None, *dtype, out, *force)?;
     let Converted { found, tensors, digest } = converted;
     let FileDigest { sha256, bytes } = digest;

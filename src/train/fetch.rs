@@ -70,6 +70,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
     let record = Record::read(folder)?;
+    settings::refuse_another_tokenizer(&record, folder)?;
     let mut missing = Vec::new();
     for model in MODELS.iter().filter(|model| is_wanted(model, arguments)) {
         // A branch may have moved, and the hub is to be asked where.
@@ -162,7 +163,16 @@ fn fetch(models: &[&'static Model], arguments: &Arguments, record: &Record) -> a
         let found = found?;
         match record.get(found.model.name).filter(|entry| entry.commit == found.repository.sha) {
             Some(entry) if is_there(entry, found.model, arguments)? => say_there(entry, arguments)?,
-            _ => missing.push(found),
+            _ => {
+                let path = arguments.out.join(file_name(found.model));
+                let ours = record.get(found.model.name).is_some();
+                ensure!(
+                    ours || !path.exists(),
+                    "{}: is there and was not fetched; --out another folder",
+                    path.display()
+                );
+                missing.push(found);
+            }
         }
     }
     let found = missing;

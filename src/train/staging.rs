@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -20,27 +20,33 @@ const MOST_NAMES: u32 = 1000;
 pub(super) struct Staging {
     path: PathBuf,
     target: PathBuf,
-    force: bool,
+    replaces: bool,
     /// Locked as long as somebody writes.
     _directory: File,
 }
 
 impl Staging {
-    /// For the bundle that will be at `target`. One that is there already is refused, or replaced with `force`; a
-    /// directory that is no bundle, or holds anything else, is never replaced.
+    /// For the bundle that will be at `target`, or where that leads as a link. One that is there already is refused, or
+    /// replaced with `force`; a directory that is no bundle, or holds anything else, is never replaced.
     pub(super) fn new(target: &Path, force: bool) -> anyhow::Result<Self> {
-        if fs::symlink_metadata(target).is_ok() {
-            refuse_others(target)?;
+        let target = match fs::read_link(target) {
+            Ok(_) => target.canonicalize().with_context(|| format!("{}: is a link to nothing", target.display()))?,
+            Err(_) => target.to_owned(),
+        };
+        let is_empty = fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+        let replaces = fs::symlink_metadata(&target).is_ok() && !is_empty;
+        if replaces {
+            refuse_others(&target)?;
             ensure!(force, "{}: exists; --force replaces it", target.display());
         }
-        check_name(target)?;
+        check_name(&target)?;
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).with_context(|| format!("{}: cannot be created", parent.display()))?;
         }
-        remove_left(target);
-        let made = locked(target, |path| fs::create_dir(path).and_then(|()| File::open(path)));
+        remove_left(&target);
+        let made = locked(&target, |path| fs::create_dir(path).and_then(|()| File::open(path)));
         let (path, directory) = made.with_context(|| format!("{}: cannot be created", target.display()))?;
-        Ok(Self { path, target: target.to_owned(), force, _directory: directory })
+        Ok(Self { path, target, replaces, _directory: directory })
     }
 
     /// Where to write.
@@ -48,38 +54,50 @@ impl Staging {
         &self.path
     }
 
-    /// Puts the directory in its place. A bundle that it replaces is gone for the instant between two renames; where
-    /// somebody has put something beside it meanwhile, it is kept under another name.
+    /// Puts the directory in its place. Where somebody has put something beside a bundle that it replaces meanwhile, that is
+    /// kept under another name.
     pub(super) fn publish(self) -> anyhow::Result<()> {
         let failed = || format!("{}: cannot be put in place", self.target.display());
         for entry in fs::read_dir(&self.path).with_context(failed)? {
             File::open(entry.with_context(failed)?.path()).and_then(|file| file.sync_all()).with_context(failed)?;
         }
+        if self.replaces {
+            self.exchange().with_context(failed)?;
+            if refuse_others(&self.path).is_err() {
+                let kept = sibling(&self.target, "replaced", 0);
+                fs::rename(&self.path, &kept).with_context(failed)?;
+                eprintln!("{}: is what was replaced, kept since it is more than a bundle now", kept.display());
+            }
+            return Ok(());
+        }
+        fs::rename(&self.path, &self.target).map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
+                anyhow!("{}: exists by now; --force replaces it", self.target.display())
+            }
+            _ => anyhow::Error::new(error).context(failed()),
+        })
+    }
+
+    /// Gives the directory the name of the bundle that it replaces, and that one the hidden name. Where a file system does
+    /// not know how to do both at once, there is no bundle for the instant between two renames.
+    fn exchange(&self) -> io::Result<()> {
+        match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            exchanged => return Ok(exchanged?),
+        }
         let old = sibling(&self.target, "replaced", 0);
-        let replaces = self.force && fs::symlink_metadata(&self.target).is_ok();
-        if replaces {
-            fs::rename(&self.target, &old).with_context(failed)?;
-        }
+        fs::rename(&self.target, &old)?;
         if let Err(error) = fs::rename(&self.path, &self.target) {
-            if replaces {
-                fs::rename(&old, &self.target).with_context(|| format!("{}: cannot be restored", old.display()))?;
-            }
-            return Err(error).with_context(failed);
+            fs::rename(&old, &self.target)?;
+            return Err(error);
         }
-        match replaces.then(|| refuse_others(&old)) {
-            None => Ok(()),
-            Some(Ok(())) => fs::remove_dir_all(&old).with_context(|| format!("{}: cannot be removed", old.display())),
-            Some(Err(error)) => {
-                eprintln!("what was replaced is kept: {error:#}");
-                Ok(())
-            }
-        }
+        fs::rename(&old, &self.path)
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // After publishing there is nothing here; after a failure there is nobody left to tell.
+        // After publishing there is nothing here but what was replaced; after a failure there is nobody left to tell.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -247,6 +265,28 @@ mod tests {
         assert!(all.iter().any(|path| fs::read(path.join("notes.md")).is_ok_and(|mine| mine == b"mine")));
         let said = refusal(Staging::new(&target, true));
         assert!(said.contains("exists and is no whole bundle, so it is not replaced: "), "{said}");
+    }
+
+    #[test]
+    fn links_lead_and_empty_directories_are_filled() {
+        let home = tempfile::tempdir().unwrap();
+        let (bundle, link, empty) = (home.path().join("b"), home.path().join("current"), home.path().join("empty"));
+        crate::train::export(&bundle, false).unwrap();
+        std::os::unix::fs::symlink("b", &link).unwrap();
+        fs::create_dir(&empty).unwrap();
+        for target in [&link, &empty] {
+            let staging = Staging::new(target, target == &link).unwrap();
+            fs::write(staging.path().join(MANIFEST), "new").unwrap();
+            staging.publish().unwrap();
+        }
+        assert!(link.is_symlink());
+        assert!([bundle, empty].iter().all(|at| fs::read_to_string(at.join(MANIFEST)).unwrap() == "new"));
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 3, "something was left behind");
+        let late = home.path().join("late");
+        let staging = Staging::new(&late, false).unwrap();
+        fs::create_dir(&late).unwrap();
+        fs::write(late.join("mine"), "").unwrap();
+        assert!(staging.publish().unwrap_err().to_string().ends_with("late: exists by now; --force replaces it"));
     }
 
     #[test]

@@ -14,7 +14,11 @@ use crate::text::Tokenizer;
 
 /// Looks at every number of `bundle`, loads it on the CPU with and without test-time augmentation, as its calibration says, in f32 where that is
 /// calibrated, and scores a grey item with each.
-pub(super) fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// Names the file and what is wrong with it.
+pub fn try_out(bundle: &Bundle) -> anyhow::Result<()> {
     check_numbers(bundle)?;
     let tokenizer = tokenizer(bundle)?;
     let prompt = tokenizer.encode("a photo of a cat");

@@ -7,6 +7,7 @@ use pcqa::text::Tokenizer;
 use pcqa::train::{Preset, assemble, export, initialise};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -99,6 +100,26 @@ fn a_bundle_assembled_twice_is_the_same_and_opens() {
     let refused = assemble(&upstream.spec(), &home, true).unwrap_err().to_string();
     assert!(refused.ends_with("exists and is not a bundle, so it is not replaced"), "{refused}");
     assert!(home.join("model.safetensors").is_file());
+}
+
+#[test]
+fn inspect_finds_what_no_digest_shows() {
+    let root = TempDir::new().unwrap();
+    let directory = root.path().join("b");
+    export(&directory, false).unwrap();
+    let inspect = || pcqa_train(&["inspect", directory.to_str().unwrap()]);
+    assert!(inspect().status.success());
+    let tokenizer = Sha256::digest(fs::read(directory.join("tokenizer.json")).unwrap());
+    fs::write(directory.join("tokenizer.json"), "{}").unwrap();
+    let manifest = fs::read_to_string(directory.join("bundle.toml")).unwrap();
+    let manifest = manifest.replace(&format!("{tokenizer:x}"), &format!("{:x}", Sha256::digest("{}")));
+    let mut manifest: Table = manifest.parse().unwrap();
+    *at(&mut manifest, "files/tokenizer.json/bytes") = 2.into();
+    fs::write(directory.join("bundle.toml"), manifest.to_string()).unwrap();
+    let refused = inspect();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("b: tokenizer.json: "), "{said}");
 }
 
 #[test]

@@ -117,6 +117,20 @@ fn two_at_once_fill_one_folder() {
 }
 
 #[test]
+fn files_of_others_are_not_overwritten() {
+    let hub = Hub::new(vec![convnext()]);
+    for name in ["tokenizer.json", "backbone_convnext-small.safetensors"] {
+        let place = Place::new();
+        fs::create_dir_all(place.at("out")).unwrap();
+        fs::write(place.at("out").join(name), "mine").unwrap();
+        let said = refuse(&mut place.fetch(&hub, &["convnext-small"]));
+        assert!(said.contains(&format!("out/{name}: is there and was not fetched")), "{said}");
+        assert_eq!(place.read(&format!("out/{name}")), "mine");
+    }
+    assert!(hub.content_requests().is_empty());
+}
+
+#[test]
 fn a_reader_that_goes_away_takes_nothing_along() {
     let (hub, place) = (Hub::new(vec![eva(), convnext()]), Place::new());
     let mut fetching = place.fetch(&hub, &["eva02-b-16", "convnext-small"]).spawn().unwrap();

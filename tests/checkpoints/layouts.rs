@@ -209,4 +209,8 @@ fn what_is_there_already_is_kept() {
     assert_eq!(place.read("out.safetensors"), "mine");
     let said = convert(&force(true)).unwrap();
     assert!(said.contains("text tower in open_clip's layout, 29 tensors in f32"), "{said}");
+    // Of what is read only a part would be left.
+    let same = place.at("out.safetensors");
+    let said = format!("{:#}", convert(&arguments(&same, &same)).unwrap_err());
+    assert!(said.ends_with("out.safetensors: would replace what is to be read"), "{said}");
 }

@@ -27,7 +27,7 @@ pub struct EnsembleScore {
 }
 
 impl EnsembleScore {
-    /// Eq. 4. Refused when an expert's z or the mos is infinite or not a number.
+    /// Eq. 4. Refused when an expert's z, the mos or the disagreement is infinite or not a number.
     pub(super) fn new(experts: Vec<ExpertScore>, scale: &MosScale) -> Result<Self, ModelError> {
         if let Some(ExpertScore { name, raw, z }) = experts.iter().find(|expert| !expert.z.is_finite()) {
             return Err(ModelError::NotFinite {
@@ -39,10 +39,13 @@ impl EnsembleScore {
         let z = experts.iter().map(|expert| expert.z).sum::<f64>() / count;
         let variance = experts.iter().map(|expert| (expert.z - z).powi(2)).sum::<f64>() / count;
         let mos = scale.mean + scale.std * z;
-        if !mos.is_finite() {
-            return Err(ModelError::NotFinite { what: "mos".to_owned(), value: mos });
+        let disagreement = variance.sqrt();
+        for (what, value) in [("mos", mos), ("disagreement", disagreement)] {
+            if !value.is_finite() {
+                return Err(ModelError::NotFinite { what: what.to_owned(), value });
+            }
         }
-        Ok(Self { mos, z, disagreement: variance.sqrt(), experts })
+        Ok(Self { mos, z, disagreement, experts })
     }
 }
 

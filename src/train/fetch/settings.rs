@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,14 @@ const FILE: &str = "run.toml";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Most tokens of a prompt of CLIP.
 const CONTEXT: usize = 77;
+
+/// Refuses a folder that has a tokenizer and no record of anything that was fetched: it is another's.
+pub(super) fn refuse_another_tokenizer(record: &Record, folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join(TOKENIZER_FILE);
+    let another = record.models.is_empty() && fs::read(&path).is_ok_and(|found| found != TOKENIZER);
+    ensure!(!another, "{}: is there and was not fetched; --out another folder", path.display());
+    Ok(())
+}
 
 /// Writes settings for what `folder` holds, and CLIP's tokenizer beside them. Settings that somebody has changed stay. Says
 /// what it wrote, and what to do next.
