@@ -328,7 +328,7 @@ def reload(house):
         (bundle / "bundle.toml").write_text(text)
         new = house.work / "served.new"
         new.unlink(missing_ok=True)
-        new.symlink_to(bundle)
+        new.symlink_to(bundle.resolve())
         new.rename(link)
 
     turn(0)

@@ -113,10 +113,10 @@ void pcqa_graph_abandon(void* graph) {
   }
   if (failed->has_ended) {
     ignoring_errors([&] { delete failed; });
-    return;
+  } else {
+    ignoring_errors([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(failed->device, failed->pool); });
+    ignoring_errors([&] { at::getHostAllocator(c10::DeviceType::CUDA)->end_allocate_to_pool(failed->pool); });
   }
-  ignoring_errors([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(failed->device, failed->pool); });
-  ignoring_errors([&] { at::getHostAllocator(c10::DeviceType::CUDA)->end_allocate_to_pool(failed->pool); });
   cudaGetLastError();
 }
 
