@@ -38,7 +38,7 @@ pack() {
   local work=target/gpu/pack
   rm -rf "$work"
   mkdir -p "$work/pcqa-gpu"
-  cp -r target/gpu/bin target/gpu/version "$here/check.sh" "$here/check.py" benches/pytorch_ceiling.py benches/pytorch_step.py "$work/pcqa-gpu"
+  cp -r target/gpu/bin target/gpu/version "$here/check.sh" "$here/check.py" "$here/house.py" benches/pytorch_ceiling.py benches/pytorch_step.py "$work/pcqa-gpu"
   # timm alone: with PyTorch there, it needs nothing else that check.py cannot stand in for.
   python3 -m venv --clear "$work/venv"
   "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile \
