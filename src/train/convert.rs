@@ -9,7 +9,7 @@ mod checkpoint;
 mod pickle;
 mod plan;
 mod text;
-pub(super) mod write;
+mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ use safetensors::Dtype;
 use self::checkpoint::Checkpoint;
 use self::plan::Piece;
 use self::text::Layout;
+pub(super) use self::write::numbers_of;
 use crate::model::{BackboneKind, FileDigest};
 
 /// What `pcqa-train convert` is told.

@@ -7,13 +7,13 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use tch::Device;
 
-use super::convert::write::numbers_of;
+use super::convert::numbers_of;
 use crate::media::{FrameStack, Frames};
 use crate::model::{Bundle, Dtype as NumberFormat, Ensemble, LoadOptions, ModelError, Track, parse_file};
 use crate::text::Tokenizer;
 
-/// Looks at every number of `bundle`, loads it on the CPU with and without test-time augmentation, as its calibration says, in f32 where that is
-/// calibrated, and scores a grey item with each.
+/// Looks at every number of `bundle`, loads it on the CPU with and without test-time augmentation, as its calibration says,
+/// in f32 where that is calibrated, and scores a grey item with each.
 ///
 /// # Errors
 ///
